@@ -1,0 +1,51 @@
+"""Photos to vectors of the frozen image encoder, as they are and mirrored.
+
+uv run dvc repro embed
+"""
+
+import time
+from pathlib import Path
+
+from prefect import flow
+
+from tasks.features import EmbedActor, compute_table, device_for, encoder_id
+from tasks.params import load_params
+from tasks.report.summary import shard_summary
+from tasks.stage import publish, run
+
+
+@flow
+def embed(
+    cohort: str = "data/cohort", meshnet: str = "data/meshnet", out: str = "data/embeddings"
+) -> dict[str, int]:
+    """Bring the embeddings table up to date, a shard at a time, on Ray actors."""
+    settings, started = load_params().embed, time.monotonic()
+    models = {
+        "encoder": settings.encoder,
+        "weights": settings.weights,
+        "mesh_net": str(Path(meshnet).resolve()),
+        "device": device_for(settings.gpus_per_actor),
+    }
+    done = compute_table(
+        "embeddings",
+        "encoder",
+        encoder_id(**models),
+        Path(cohort) / "photos",
+        Path(out),
+        settings.shard,
+        actor=EmbedActor,
+        arguments=models | {"batch": settings.batch},
+        actors=settings.actors,
+        gpus=settings.gpus_per_actor,
+    )
+    seconds = time.monotonic() - started
+    counts = {"embedded": done["computed"] + done["kept"]}
+    publish(
+        "embed",
+        shard_summary("embed", counts, computed=done["computed"], reused=done["kept"], seconds=seconds),
+    )
+    return done
+
+
+if __name__ == "__main__":
+    run(embed)

@@ -1,0 +1,38 @@
+"""Stage 1: pseudo-labels, the experts' revisions, one model per expert, all in the registry.
+
+uv run dvc repro pretrain
+"""
+
+from pathlib import Path
+
+from prefect import flow
+
+from tasks.experts import expert_settings, register_experts, write_labels
+from tasks.params import load_params
+from tasks.stage import publish, run
+from tasks.tables import replaced_folder
+from tasks.train import fit
+from tasks.train_experts import expert_loop
+
+
+@flow
+def pretrain(
+    cohort: str = "data/cohort",
+    mesh: str = "data/mesh",
+    embeddings: str = "data/embeddings",
+    body: str = "data/body",
+    meshnet: str = "data/meshnet",
+    out: str = "artifacts/pretrain",
+) -> None:
+    """Draft, review, train every expert's model and the generic one in one Ray Train job, register them."""
+    params = load_params()
+    with replaced_folder(out) as folder:
+        write_labels(Path(cohort), Path(mesh), Path(embeddings), folder, params)
+        config = expert_settings(Path(cohort), Path(mesh), Path(embeddings), folder, params)
+        fit(expert_loop, config, name="pretrain", workers=params.pretrain.workers, cpus_per_worker=0.5)
+        page = register_experts(folder, Path(cohort), Path(body), Path(meshnet), params)
+    publish("pretrain", page)
+
+
+if __name__ == "__main__":
+    run(pretrain)

@@ -1,0 +1,47 @@
+"""A model on disk: `<name>.safetensors` with the tensors, `<name>.json` with what rebuilds it. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.physique_frame import FrameConfig, PhysiqueFrame
+
+
+def file_hash(path: Path) -> str:
+    """sha256 hex of a file's bytes."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def save_frame(frame: PhysiqueFrame, folder: Path, name: str, about: dict[str, Any]) -> None:
+    """Write a PhysiqueFrame and what is to be known of it (`about`: JSON-able)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in frame.state_dict().items()}
+    save_file(tensors, folder / f"{name}.safetensors")
+    text = json.dumps({"config": frame.config.to_dict(), "about": about}, indent=1, sort_keys=True)
+    (folder / f"{name}.json").write_text(text)
+
+
+def load_frame(folder: Path, name: str, device: str = "cpu") -> tuple[PhysiqueFrame, dict[str, Any]]:
+    """The PhysiqueFrame called `name` in `folder`, in eval mode, and its `about`.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        RuntimeError: tensors do not fit the config; the message names each key.
+    """
+    description = json.loads((folder / f"{name}.json").read_text())
+    frame = PhysiqueFrame(FrameConfig.from_dict(description["config"]))
+    frame.load_state_dict(load_file(folder / f"{name}.safetensors"), strict=True)
+    return frame.to(device).eval().requires_grad_(False), description["about"]
+
+
+def seeded(*parts: object) -> torch.Generator:
+    """A generator that depends on `parts` alone: a resumed epoch draws what it would have drawn."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -1,0 +1,249 @@
+"""Personal models: a hierarchical linear model on φ(x), closed form and batched over users.
+
+A user u scores photo x on dimension d as v_ud·φ_d(x) + noise, with v_ud ~ N(m_d + κ_d·δ_ud, Σ_d). m, Σ, κ and the
+noise are learned from earlier users (empirical Bayes, EM), δ is what the user's survey says about which expert
+they resemble. Because φ holds the experts' predictions, v is the selected expert's own s_e plus a personal
+difference w = v - s_e; the bank stores v, and which expert is selected never counts the ratings twice.
+Zero ratings give the prior mean; many ratings override it. Everything a user's ratings say enters through
+`Stats`, so an update with new ratings is exact and old ones can be discounted (drift of taste).
+
+Notation of shapes: U users, R ratings, D dimensions, P features. float64 throughout.
+Sources: Gelman & Hill 2007, ch. 13 (hierarchical regression); Bishop 2006, 3.3, 3.5 (posterior, evidence).
+
+    .venv/bin/python -m pytest tests/model/test_personal.py
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Stats:
+    """All that ratings say of users: A = Σ φφᵀ (U, D, P, P), b = Σ φy (U, D, P), yy = Σ y² and n, both (U, D)."""
+
+    A: Tensor
+    b: Tensor
+    yy: Tensor
+    n: Tensor
+
+    def __getitem__(self, users) -> "Stats":
+        return Stats(self.A[users], self.b[users], self.yy[users], self.n[users])
+
+    def __add__(self, other: "Stats") -> "Stats":
+        return Stats(self.A + other.A, self.b + other.b, self.yy + other.yy, self.n + other.n)
+
+    def total(self) -> "Stats":
+        """Summed over users: A (D, P, P), b (D, P), yy and n (D,)."""
+        return Stats(self.A.sum(0), self.b.sum(0), self.yy.sum(0), self.n.sum(0))
+
+    def decayed(self, weight: Tensor) -> "Stats":
+        """Older ratings count `weight` (U, D) in 0..1 of a new one."""
+        return Stats(
+            self.A * weight[..., None, None], self.b * weight[..., None], self.yy * weight, self.n * weight
+        )
+
+
+def no_stats(users: int, dimensions: int, size: int) -> Stats:
+    zeros = lambda *shape: torch.zeros(shape, dtype=torch.float64)  # noqa: E731
+    return Stats(
+        zeros(users, dimensions, size, size),
+        zeros(users, dimensions, size),
+        zeros(users, dimensions),
+        zeros(users, dimensions),
+    )
+
+
+def sufficient(phi: Tensor, y: Tensor, user: Tensor, users: int, chunk: int = 4096) -> Stats:
+    """Sum ratings into `Stats`. phi (R, D, P), y (R, D) with NaN = not rated, user (R,) index → U = users.
+
+    A rating whose φ is NaN (photo without predictions) does not count.
+    """
+    stats = no_stats(users, phi.shape[1], phi.shape[2])
+    for start in range(0, len(y), chunk):
+        part = slice(start, start + chunk)
+        known = ~(y[part].isnan() | phi[part].isnan().any(2))
+        f = torch.where(known[..., None], phi[part], 0.0)
+        r = torch.where(known, y[part], 0.0)
+        stats.A.index_add_(0, user[part], f[..., :, None] * f[..., None, :])
+        stats.b.index_add_(0, user[part], f * r[..., None])
+        stats.yy.index_add_(0, user[part], r * r)
+        stats.n.index_add_(0, user[part], known.to(torch.float64))
+    return stats
+
+
+@dataclass
+class Prior:
+    """mean m (D, P), cov Σ (D, P, P), noise σ² (D,), kappa κ (D,) in 0..1, users (D,): how many it was fitted on.
+
+    users 0 marks a dimension that nobody rated: predictions are NaN there.
+    """
+
+    mean: Tensor
+    cov: Tensor
+    noise: Tensor
+    kappa: Tensor
+    users: Tensor
+
+    def of(self, shift: Tensor) -> Tensor:
+        """Prior mean of each user (U, D, P), given what their survey says (`selection.shift`, same shape)."""
+        return self.mean + self.kappa[:, None] * shift
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass
+class Sums:
+    """What the M-step needs of the users; adding the sums of disjoint groups of users is exact (all-reduce)."""
+
+    users: Tensor  # (D,)
+    first: Tensor  # (D, P) Σ E[v] - κδ
+    second: Tensor  # (D, P, P) Σ E[(v - κδ)(v - κδ)ᵀ]
+    sse: Tensor  # (D,) Σ E|y - Φv|²
+    n: Tensor  # (D,)
+    kappa: Tensor  # (2, D) numerator and denominator of the regression of ratings on δ
+    loglik: Tensor  # (D,) log evidence of the ratings under the prior that went in
+
+    def flat(self) -> Tensor:
+        return torch.cat([getattr(self, f.name).reshape(-1) for f in fields(self)])
+
+    def filled(self, flat: Tensor) -> "Sums":
+        parts = flat.split([getattr(self, f.name).numel() for f in fields(self)])
+        return Sums(*(part.reshape(getattr(self, f.name).shape) for part, f in zip(parts, fields(self))))
+
+
+def start_prior(total: Stats, users: Tensor, base: Tensor) -> Prior:
+    """A plain starting point for EM: everybody is the generic model `base` (D, P), spread out broadly.
+
+    total: `Stats.total()` over all users, users (D,): how many of them rated. The noise starts at half the
+    variance of the ratings about `base`.
+    """
+    error = total.yy - 2 * (total.b * base).sum(1) + torch.einsum("dp,dpq,dq->d", base, total.A, base)
+    noise = (error / total.n.clamp_min(1) / 2).clamp_min(0.05)
+    size = base.shape[1]
+    cov = torch.eye(size, dtype=torch.float64) * noise[:, None, None] / 2
+    return Prior(base.clone(), cov, noise, torch.zeros(len(base), dtype=torch.float64), users)
+
+
+def _solve(prior: Prior, prior_mean: Tensor, stats: Stats) -> tuple[Tensor, Tensor, Tensor]:
+    """Posterior mean (U, D, P), covariance (U, D, P, P) and log evidence (U, D).
+
+    With Σ = CCᵀ, S = C (I + CᵀAC/σ²)⁻¹ Cᵀ: Σ is never inverted, so directions without variance are fine, and
+    the Cholesky factor gives the log determinant of the evidence for free. Unrated dimensions keep the prior.
+    """
+    mean = prior_mean.clone()
+    cov = prior.cov.expand_as(stats.A).clone()
+    loglik = torch.zeros_like(stats.n)
+    for d in torch.nonzero(prior.users > 0).flatten().tolist():
+        noise, own, a, b = prior.noise[d], prior_mean[:, d], stats.A[:, d], stats.b[:, d]
+        values, vectors = torch.linalg.eigh(prior.cov[d])
+        root = vectors * values.clamp_min(0).sqrt()
+        inner = root.T @ a @ root / noise
+        inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
+        lower = torch.linalg.cholesky(inner)
+        half = torch.linalg.solve_triangular(lower, root.T.expand_as(a), upper=False)
+        spread = half.transpose(-1, -2) @ half
+        toward = torch.einsum("upq,uq->up", a, own)
+        residual = b - toward
+        change = torch.einsum("upq,uq->up", spread, residual) / noise
+        square = stats.yy[:, d] - 2 * (b * own).sum(-1) + (own * toward).sum(-1)
+        logdet = 2 * lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        mean[:, d] += change
+        cov[:, d] = spread
+        loglik[:, d] = -0.5 * (
+            stats.n[:, d] * torch.log(2 * torch.pi * noise)
+            + logdet
+            + (square - (residual * change).sum(-1)) / noise
+        )
+    return mean, cov, loglik
+
+
+def posterior(prior: Prior, prior_mean: Tensor, stats: Stats) -> tuple[Tensor, Tensor]:
+    """Mean (U, D, P) and covariance (U, D, P, P) of v given the ratings in `stats` and prior means (U, D, P)."""
+    return _solve(prior, prior_mean, stats)[:2]
+
+
+def evidence(prior: Prior, prior_mean: Tensor, stats: Stats) -> Tensor:
+    """Log marginal likelihood of the ratings in `stats` (U, D), their weights v integrated out."""
+    return _solve(prior, prior_mean, stats)[2]
+
+
+def em_sums(prior: Prior, stats: Stats, shift: Tensor) -> Sums:
+    """E-step: sums over the users at hand. shift δ (U, D, P)."""
+    mean, cov, loglik = _solve(prior, prior.of(shift), stats)
+    seen = (stats.n > 0).to(torch.float64)
+    moved = (mean - prior.kappa[:, None] * shift) * seen[..., None]
+    second = (cov * seen[..., None, None]).sum(0) + torch.einsum("udp,udq->dpq", moved, moved)
+    times = lambda matrix, vector: (matrix @ vector[..., None])[..., 0]  # noqa: E731
+    fit = stats.yy - 2 * (stats.b * mean).sum(-1) + (mean * times(stats.A, mean)).sum(-1)
+    sse = fit + (stats.A * cov).sum((-1, -2))
+    # Regression of the ratings on δ through V⁻¹ = (I - ΦSΦᵀ/σ²)/σ², all in terms of A and b.
+    a_shift = times(stats.A, shift)
+    through = (a_shift - times(stats.A, times(cov, a_shift)) / prior.noise[:, None]) / prior.noise[:, None]
+    left = stats.b - times(stats.A, prior.mean.expand_as(shift))
+    s_left = times(cov, left)
+    numerator = ((shift * left).sum(-1) - (a_shift * s_left).sum(-1) / prior.noise) / prior.noise
+    return Sums(
+        users=seen.sum(0),
+        first=moved.sum(0),
+        second=second,
+        sse=(sse * seen).sum(0),
+        n=stats.n.sum(0),
+        kappa=torch.stack([numerator.sum(0), (shift * through).sum(-1).sum(0)]),
+        loglik=loglik.sum(0),
+    )
+
+
+def maximise(prior: Prior, sums: Sums, *, caution: float = 10.0, hold: float = 0.5) -> Prior:
+    """M-step, with Σ held back by an inverse-Wishart prior.
+
+    The target of the shrinkage is `hold` x the diagonal of Σ, its weight is that of `caution` + P users: with few
+    users to learn from, correlations between features that they seem to show are not believed and personal
+    differences are expected to be small. κ is the survey's weight, kept in 0..1 and pulled to 0 by one unit of
+    evidence per feature.
+    """
+    count = sums.users.clamp_min(1)[:, None]
+    mean = sums.first / count
+    spread = sums.second - count[..., None] * mean[:, :, None] * mean[:, None, :]
+    size = mean.shape[1]
+    diagonal = spread.diagonal(dim1=-2, dim2=-1) / count
+    target = torch.diag_embed(hold * diagonal)
+    weight = size + caution
+    cov = (spread + weight * target) / (count[..., None] + weight)
+    noise = (sums.sse / sums.n.clamp_min(1)).clamp_min(1e-3)
+    kappa = (sums.kappa[0] / (sums.kappa[1] + 4.0)).clamp(0, 1)
+    rated = sums.users > 0
+    return Prior(
+        torch.where(rated[:, None], mean, prior.mean),
+        torch.where(rated[:, None, None], (cov + cov.transpose(-1, -2)) / 2, prior.cov),
+        torch.where(rated, noise, prior.noise),
+        torch.where(rated, kappa, 0.0),
+        sums.users,
+    )
+
+
+def fit_prior(
+    stats: Stats,
+    base: Tensor,
+    shift: Tensor | None = None,
+    *,
+    iterations: int = 40,
+    caution: float = 10.0,
+    hold: float = 0.5,
+) -> Prior:
+    """EM in one process; `tasks.train_personal` runs the same two steps over Ray workers."""
+    shift = torch.zeros_like(stats.b) if shift is None else shift
+    users = (stats.n > 0).sum(0).to(torch.float64)
+    prior = start_prior(stats.total(), users, base)
+    for _ in range(iterations):
+        prior = maximise(prior, em_sums(prior, stats, shift), caution=caution, hold=hold)
+    return prior
+
+
+def predict(phi: Tensor, weights: Tensor, cov: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores and standard deviations (N, D) of N (photo, user) pairs: phi and weights (N, D, P), cov (N, D, P, P)."""
+    scores = (phi * weights).sum(-1)
+    variance = torch.einsum("ndp,ndpq,ndq->nd", phi, cov, phi) + noise
+    return scores, variance.clamp_min(0).sqrt()

@@ -1,0 +1,184 @@
+"""The whole path from a photo nobody has seen to scores: detect, mesh, embed, every expert, the user's entry.
+
+A *bundle* is a folder that holds all of it, or says where licensed parts lie and what their hash is:
+
+    bundle.json          what is inside, for whom, which dimensions were ever rated
+    body.npz             body model, when it is the stand-in; else bundle.json names the user's own file
+    mesh_net/            mesh network (and default image encoder)
+    models/<file>.*      PhysiqueFrames: one for an expert's bundle, all of the model base for a personal one
+    bank/                personal models, in a personal bundle
+
+Nothing in it is executable; it is what MLflow keeps of a model, and what `physique predict` loads.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.bank import load_bank
+from model.checkpoint import file_hash, load_frame
+from model.encoder import load_encoder
+from model.extract import Extractor, MeshRow
+from model.images import UnreadableImage, decode
+from model.preference import survey_code
+from model.scores import DIMENSIONS
+from model.views import score_views
+
+GENERIC = "generic"
+
+
+@dataclass
+class Answer:
+    """What is said of one photo for one user.
+
+    scores (3,) 0 to 10 in the order of DIMENSIONS and sd (3,) of a personal score, NaN where no rating was
+    ever given on that dimension (sd also where an expert answers). known: the bank has an entry of the user.
+    status as in the `mesh` table; error says in one line why there are no scores.
+    """
+
+    status: str
+    scores: np.ndarray
+    sd: np.ndarray
+    known: bool
+    row: MeshRow
+    error: str = ""
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    body: Path,
+    body_is_ours: bool,
+    mesh_net: Path,
+    detector: str,
+    encoder: str,
+    encoder_weights: str | None,
+    models: Path,
+    files: dict[str, str],
+    dimensions: Sequence[str],
+    bank: Path | None = None,
+) -> Path:
+    """Collect a bundle. `files` maps model names to file names within `models`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about: dict[str, Any] = {
+        "body": {"sha256": file_hash(body)} | ({} if body_is_ours else {"path": str(Path(body).resolve())}),
+        "detector": detector,
+        "encoder": encoder,
+        "models": files,
+        "dimensions": [d for d in DIMENSIONS if d in dimensions],
+        "personal": bank is not None,
+    }
+    if encoder_weights:
+        path = Path(encoder_weights).resolve()
+        about["encoder_weights"] = {"path": str(path), "sha256": file_hash(path)}
+    if body_is_ours:
+        shutil.copy(body, folder / "body.npz")
+    shutil.copytree(mesh_net, folder / "mesh_net", dirs_exist_ok=True)
+    (folder / "models").mkdir(exist_ok=True)
+    for file in files.values():
+        for suffix in (".safetensors", ".json"):
+            shutil.copy(models / f"{file}{suffix}", folder / "models")
+    if bank is not None:
+        shutil.copytree(bank, folder / "bank", dirs_exist_ok=True)
+    (folder / "bundle.json").write_text(json.dumps(about, indent=1, sort_keys=True))
+    return folder
+
+
+def _own_file(part: str, about: dict[str, str]) -> Path:
+    """A licensed or local file that the bundle only names; it has to be where it was, and the same."""
+    path = Path(about["path"])
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{part}: {path} is missing; this model was made with it and does not carry it"
+        )
+    if file_hash(path) != about["sha256"]:
+        raise ValueError(f"{part}: {path} is not the file this model was made with (its sha256 differs)")
+    return path
+
+
+class Predictor:
+    """Photos in, answers out; built from a bundle once, used for any number of photos and users."""
+
+    def __init__(self, bundle: Path, device: str = "cpu"):
+        about = json.loads((bundle / "bundle.json").read_text())
+        body = _own_file("body model", about["body"]) if "path" in about["body"] else bundle / "body.npz"
+        weights = about.get("encoder_weights")
+        mesh_net = bundle / "mesh_net"
+        self.extractor = Extractor(body, mesh_net, detector=about["detector"], device=device)
+        self.encoder = load_encoder(
+            about["encoder"], _own_file("image encoder", weights) if weights else None, mesh_net, device
+        )
+        self.bank = load_bank(bundle / "bank") if about["personal"] else None
+        names = self.bank.basis.models if self.bank else list(about["models"])
+        loaded = [load_frame(bundle / "models", about["models"][name], device) for name in names]
+        self.names, self.frames = names, [frame for frame, _ in loaded]
+        self.surveys = [survey_code(info["survey"]) for _, info in loaded]
+        self.rated = np.array([d in about["dimensions"] for d in DIMENSIONS])
+
+    def __call__(self, photos: Sequence[bytes], users: Sequence[str | None] | None = None) -> list[Answer]:
+        """Answers for photos (file bytes) and, with a bank, the users who ask; None is a new user.
+
+        A photo that cannot be read gets an answer that says why; the others are answered all the same.
+        """
+        users = list(users) if users is not None else [None] * len(photos)
+        rows = self.extractor(list(photos))
+        blank = np.full(len(DIMENSIONS), np.nan)
+        answers = [
+            Answer(row.status, blank, blank, False, row, row.reason if row.status == "unreadable" else "")
+            for row in rows
+        ]
+        images, at = [], []
+        for k, data in enumerate(photos):
+            if rows[k].status == "unreadable":
+                continue
+            try:
+                images.append(np.asarray(decode(data)))
+                at.append(k)
+            except UnreadableImage as error:
+                answers[k].error = str(error)
+        if at:
+            scores, sd, known = self._score(images, [rows[k] for k in at], [users[k] for k in at])
+            for place, k in enumerate(at):
+                answers[k].scores, answers[k].sd, answers[k].known = scores[place], sd[place], known[place]
+        return answers
+
+    @torch.inference_mode()
+    def _score(
+        self, images: list[np.ndarray], rows: list[MeshRow], users: list[str | None]
+    ) -> tuple[np.ndarray, np.ndarray, list[bool]]:
+        vectors = torch.from_numpy(self.encoder(images))
+        seen = torch.tensor([row.status == "ok" for row in rows])
+        vertices = torch.zeros(len(rows), 10475, 3, dtype=torch.float16)
+        points = torch.zeros(len(rows), 15, 2)
+        for k, row in enumerate(rows):
+            if row.status == "ok":
+                vertices[k] = torch.from_numpy(np.asarray(row.vertices).reshape(-1, 3))
+                points[k] = torch.from_numpy(np.asarray(row.points, np.float32).reshape(-1, 2))
+        visible = seen[:, None].expand(-1, 15)
+        said = [
+            score_views(frame, vectors, vertices, points, visible, survey)
+            for frame, survey in zip(self.frames, self.surveys, strict=True)
+        ]
+        if self.bank is None:
+            scores = said[0][0].double().numpy()
+            sd, known = np.full_like(scores, np.nan), [False] * len(rows)
+        else:
+            # A dimension that nobody rated was never shown to the bank: neither is what untrained heads say.
+            table = torch.stack([scores for scores, _ in said], dim=1).double()
+            table[:, :, torch.from_numpy(~self.rated)] = torch.nan
+            fused = said[self.names.index(GENERIC)][1].double()
+            index = self.bank.index([user or "" for user in users])
+            answer = self.bank.predict(table, index, fused)
+            scores, sd, known = answer.scores.numpy(), answer.sd.numpy(), answer.known.tolist()
+        scores, sd = scores.copy(), sd.copy()
+        scores[:, ~self.rated] = np.nan
+        sd[:, ~self.rated] = np.nan
+        return scores, sd, known

@@ -1,0 +1,49 @@
+"""Preference vectors: five numbers for what a rater looks for in a photo.
+
+The paper's `PENet` was never released. This open replacement reads a rater's survey and the photo's
+vector. Surveys are free-form, so an answer is coded by hashing: no list of questions has to be kept and a
+question that nobody else was asked does no harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor, nn
+
+WIDTH = 5
+SURVEY_WIDTH = 32
+
+
+def survey_code(answers: dict[str, str | None]) -> Tensor:
+    """(32,) code of a survey: a number weighs its question's place, a word has a place of its own.
+
+    Empty answers leave no trace; an empty survey is the zero vector ("nothing is known").
+    """
+    code = torch.zeros(SURVEY_WIDTH)
+    for question, answer in sorted(answers.items()):
+        text = (answer or "").strip()
+        if not text:
+            continue
+        try:
+            weight, key = math.tanh(float(text) / 10.0), question
+        except ValueError:
+            weight, key = 1.0, f"{question}={text}"
+        digest = hashlib.sha256(key.encode()).digest()
+        code[digest[0] % SURVEY_WIDTH] += weight if digest[1] % 2 else -weight
+    return code
+
+
+class PreferenceNet(nn.Module):
+    """(B, 32) survey codes and (B, D) photo vectors → (B, 5) preference vectors in (-1, 1)."""
+
+    def __init__(self, image_width: int, hidden: int = 16):
+        super().__init__()
+        self.image = nn.Sequential(nn.LayerNorm(image_width), nn.Linear(image_width, hidden))
+        self.survey = nn.Linear(SURVEY_WIDTH, hidden, bias=False)
+        self.out = nn.Linear(hidden, WIDTH)
+
+    def forward(self, survey: Tensor, image: Tensor) -> Tensor:
+        return torch.tanh(self.out(torch.relu(self.image(image) + self.survey(survey))))

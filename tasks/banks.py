@@ -1,0 +1,101 @@
+"""Personal banks around their training jobs: settings in, one registered model for all users out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tasks.bodies import body_file
+from tasks.params import Params
+from tasks.tables import read_json, read_table, write_json
+
+
+def said_of_photos(pretrain: Path) -> dict[str, str]:
+    """Where the personal loops find what the model base says of each photo."""
+    return {
+        "predictions": str((pretrain / "predictions.parquet").resolve()),
+        "features": str((pretrain / "features.parquet").resolve()),
+    }
+
+
+def finetune_settings(cohort: Path, pretrain: Path, out: Path, params: Params) -> dict[str, Any]:
+    """Config of `finetune_loop`."""
+    settings = params.finetune
+    return said_of_photos(pretrain) | {
+        "labels": str((cohort / "labels.parquet").resolve()),
+        "raters": str((cohort / "raters.parquet").resolve()),
+        "out": str(out.resolve()),
+        "prior_share": settings.prior_users,
+        "fused_axes": settings.fused,
+        "iterations": settings.iterations,
+        "confidence": settings.confidence,
+        "min_ratings": settings.min_ratings,
+    }
+
+
+def night_settings(cohort: Path, pretrain: Path, bank: Path, out: Path, params: Params) -> dict[str, Any]:
+    """Config of `continual_loop`."""
+    settings = params.continual
+    return said_of_photos(pretrain) | {
+        "bank": str((bank / "bank").resolve()),
+        "feedback": str((cohort / "feedback.parquet").resolve()),
+        "raters": str((cohort / "raters.parquet").resolve()),
+        "out": str(out.resolve()),
+        "forget": list(settings.forget),
+        "confidence": settings.confidence,
+        "min_ratings": params.finetune.min_ratings,
+    }
+
+
+def register_bank(
+    folder: Path, stage: str, summary: str, pretrain: Path, body: Path, meshnet: Path, params: Params
+) -> dict[str, Any]:
+    """Register the bank in `folder` as `physique-personal` and note its version in the stage's summary."""
+    from model.predictor import write_bundle
+    from tasks.registry import PERSONAL, register, stage_run
+
+    facts = read_json(folder / summary)
+    path, ours = body_file(body)
+    about = [read_json(file)["about"] | {"file": file.stem} for file in sorted((pretrain / "models").glob("*.json"))]
+    settings = getattr(params, stage).model_dump()
+    with stage_run(stage, settings) as run_id, TemporaryDirectory() as temporary:
+        bundle = write_bundle(
+            Path(temporary),
+            body=path,
+            body_is_ours=ours,
+            mesh_net=meshnet,
+            detector=params.mesh.detector,
+            encoder=params.embed.encoder,
+            encoder_weights=params.embed.weights,
+            models=pretrain / "models",
+            files={each["rater"]: each["file"] for each in about},
+            dimensions=about[0]["dimensions"],
+            bank=folder / "bank",
+        )
+        metrics = {key: float(value) for key, value in facts.items() if isinstance(value, (int, float))}
+        # Entries passed the gate one by one, so the bank they are in serves from now on.
+        version = register(PERSONAL, bundle, stage, metrics=metrics, about={"bank.stage": stage}, champion=True)
+    write_json(facts | {"mlflow_run": run_id, "registered": version}, folder / summary)
+    return facts | {"registered": version}
+
+
+def keep_bank(folder: Path, summary: str, before: Path, before_summary: str) -> dict[str, Any]:
+    """Note that the bank of the stage before goes on serving: a night without feedback registers nothing."""
+    facts = read_json(folder / summary) | {"registered": read_json(before / before_summary)["registered"]}
+    write_json(facts, folder / summary)
+    return facts
+
+
+def bank_page(title: str, facts: dict[str, Any], users: Path) -> str:
+    """A page for Prefect: what the gate decided, by reason, and the model that serves now."""
+    version = facts["registered"]
+    lines = [f"# {title}", "", f"Serving: `{version['name']}` version {version['version']}", ""]
+    lines += ["| dimension | decision | entries |", "|---|---|---:|"]
+    for dimension, reasons in facts.get("entries", {}).items():
+        lines += [f"| {dimension} | {reason} | {count:,} |" for reason, count in reasons.items()]
+    if facts.get("reason"):
+        lines += ["", facts["reason"]]
+    if facts.get("set_aside"):
+        lines += ["", "Set aside: " + ", ".join(f"{why} ({n:,})" for why, n in facts["set_aside"].items())]
+    return "\n".join([*lines, "", f"{len(read_table(users)):,} entries in `{users}`"])

@@ -1,0 +1,207 @@
+"""Prefect and Ray for a flow: the ones the environment names, else one pair shared by the whole run.
+
+`dvc repro` runs each stage in a process of its own, and starting Prefect and Ray anew in each would cost
+minutes. So the first stage starts a *keeper*, a process that holds both and watches the `dvc repro` (or
+whatever was typed) that it was started for: when that process is gone, the keeper stops both and leaves.
+
+    with engines():          # PREFECT_API_URL and RAY_ADDRESS, where set, are used and nothing is started
+        flow()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+STATE = Path(".physique/engines")
+START_LIMIT_S = 180
+OBJECT_STORE_BYTES = 512 * 2**20
+
+
+def root_process() -> int:
+    """Process id of the outermost command of ours that this one is part of: `dvc repro`, pytest, a flow."""
+    import psutil
+
+    root = own = psutil.Process()
+    for parent in own.parents():
+        with contextlib.suppress(psutil.Error):
+            command = " ".join(parent.cmdline()[:4])
+            if any(word in command for word in ("dvc repro", "dvc exp", "bin/dvc", "bin/physique")):
+                root = parent
+    return root.pid
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def alive(pid: int) -> bool:
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def keep(owner: int, state: Path, with_ray: bool) -> None:
+    """Body of the keeper: start what is missing, write down where it is, wait for `owner` to end, stop it."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    log = state.with_suffix(".log").open("w")
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_UI_ENABLED": "true"}
+    server = None
+    if not os.environ.get("PREFECT_API_URL"):
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True, env=os.environ | quiet
+        )
+    else:
+        url = os.environ["PREFECT_API_URL"]
+    stop = False
+
+    def on_signal(*_: object) -> None:
+        nonlocal stop
+        stop = True
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner; we leave when it has left
+    try:
+        address = os.environ.get("RAY_ADDRESS", "")
+        if with_ray and not address:
+            address = start_ray()
+        if server is not None:
+            wait_healthy(url, server)
+        found = {"pid": os.getpid(), "owner": owner, "prefect": url, "ray": address}
+        temporary = state.with_suffix(".tmp")
+        temporary.write_text(json.dumps(found))
+        temporary.replace(state)
+        while not stop and alive(owner):
+            time.sleep(0.5)
+    finally:
+        state.unlink(missing_ok=True)
+        if server is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(10)
+        if with_ray and not os.environ.get("RAY_ADDRESS"):
+            import ray
+
+            ray.shutdown()
+
+
+def start_ray() -> str:
+    """Start a Ray of this machine's size in this process; its address."""
+    import ray
+
+    ray_environment()
+    # The dashboard costs a process of 200 MB and two seconds; `physique up` will start one to look at.
+    context = ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        configure_logging=False,
+    )
+    return context.address_info["gcs_address"]
+
+
+def ray_environment() -> None:
+    """Settings Ray reads from the environment only."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private head on the loopback
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # fails when run from another folder
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def wait_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < end:
+        if server.poll() is not None:
+            raise RuntimeError(f"the Prefect server stopped at once with code {server.returncode}")
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.2)
+    raise RuntimeError(f"the Prefect server did not answer within {START_LIMIT_S} s")
+
+
+def shared(owner: int, with_ray: bool) -> dict[str, str]:
+    """Addresses of the engines kept for `owner`; starts their keeper when there is none."""
+    STATE.parent.mkdir(parents=True, exist_ok=True)
+    state = STATE.with_name(f"engines-{owner}{'' if with_ray else '-prefect'}.json")
+    if not (state.exists() and alive(json.loads(state.read_text())["pid"])):
+        state.unlink(missing_ok=True)
+        argv = [sys.executable, "-m", "tasks.engines", str(owner), str(state), "ray" if with_ray else "-"]
+        output = state.with_suffix(".keeper.log").open("w")
+        keeper = subprocess.Popen(argv, stdout=output, stderr=output, start_new_session=True)
+        end = time.monotonic() + START_LIMIT_S
+        while not state.exists():
+            if keeper.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"Prefect and Ray did not start; see {output.name}")
+            time.sleep(0.1)
+    return json.loads(state.read_text())
+
+
+@contextlib.contextmanager
+def engines(with_ray: bool = True) -> Iterator[None]:
+    """Prefect's API and Ray's address for what runs inside.
+
+    With PREFECT_API_URL and RAY_ADDRESS set, those are used and nothing is started.
+    """
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    ray_environment()
+    url, address = PREFECT_API_URL.value(), os.environ.get("RAY_ADDRESS")
+    if not url or (with_ray and not address):
+        found = shared(root_process(), with_ray)
+        url, address = url or found["prefect"], address or found["ray"]
+    before = os.environ.get("RAY_ADDRESS")
+    if address:
+        os.environ["RAY_ADDRESS"] = address
+    try:
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield
+    finally:
+        disconnect()
+        if before is None:
+            os.environ.pop("RAY_ADDRESS", None)
+
+
+def connect() -> None:
+    """Connect this process to the Ray at RAY_ADDRESS, once; without one, start a Ray of its own."""
+    import logging
+
+    import ray
+
+    ray_environment()
+    if not ray.is_initialized():
+        ray.init(
+            address=os.environ.get("RAY_ADDRESS") or "local",
+            log_to_driver=bool(os.environ.get("PHYSIQUE_RAY_LOGS")),
+            logging_level=logging.WARNING,
+            namespace="physique",
+        )
+
+
+def disconnect() -> None:
+    """Leave Ray, if this process is connected to one."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
+if __name__ == "__main__":
+    keep(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "ray")

@@ -1,0 +1,131 @@
+"""What `pretrain` does around its training job: labels in, models judged on their own expert and registered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from model.metrics import srcc
+from model.scores import DIMENSIONS
+from tasks.bodies import body_file
+from tasks.frame_data import read_inputs, scores_of
+from tasks.labeller import expert_labels
+from tasks.params import Params
+from tasks.splits import TEST, VAL, split_of
+from tasks.tables import read_json, read_table, write_json, write_table
+from tasks.train_experts import GENERIC
+
+REPORT_EVERY = 10  # epochs between checkpoints; a tiny model's epoch is shorter than a report
+
+
+def write_labels(cohort: Path, mesh: Path, embeddings: Path, out: Path, params: Params) -> None:
+    """out/labels.parquet (what experts are trained on), out/pseudo.parquet and out/effort.json."""
+    settings = params.pretrain
+    labels, pseudo, effort = expert_labels(
+        cohort,
+        read_inputs(mesh, embeddings),
+        settings.rounds_seed_share,
+        settings.just_noticeable,
+        params.seed,
+    )
+    write_table(labels, out / "labels.parquet")
+    if pseudo is not None:
+        write_table(pseudo, out / "pseudo.parquet")
+    write_json(effort, out / "effort.json")
+
+
+def surveys(cohort: Path) -> dict[str, dict[str, str]]:
+    """Every expert's answers."""
+    table = read_table(cohort / "raters.parquet")
+    people = zip(*(table[name].to_pylist() for name in ("rater_id", "role", "survey")))
+    return {rater: {k: v or "" for k, v in answers or []} for rater, role, answers in people if role == "expert"}
+
+
+def expert_settings(
+    cohort: Path, mesh: Path, embeddings: Path, out: Path, params: Params
+) -> dict[str, Any]:
+    """Config of the training job; an expert with fewer than ten labelled photos gets no model of their own."""
+    labels = read_table(out / "labels.parquet")
+    fitted = [split_of(photo) not in (TEST, VAL) for photo in labels["photo_id"].to_pylist()]
+    counts = {row["values"]: row["counts"] for row in labels["rater_id"].filter(fitted).value_counts().to_pylist()}
+    experts = sorted(rater for rater, count in counts.items() if count >= 10)
+    if not experts:
+        raise ValueError(f"{cohort}: no expert rated ten photos or more; an expert model needs at least that")
+    settings = params.pretrain.model_dump(include={"epochs", "batch", "lr", "weight_decay", "loss"})
+    names = [GENERIC, *experts]
+    return settings | {
+        "mesh": str(mesh.resolve()),
+        "embeddings": str(embeddings.resolve()),
+        "labels": str((out / "labels.parquet").resolve()),
+        "out": str(out.resolve()),
+        "units": names,
+        "files": {name: f"{k:03d}" for k, name in enumerate(names)},
+        "surveys": surveys(cohort),
+        "dimensions": read_json(cohort / "cohort.json")["dimensions"],
+        "seed": params.seed,
+        "size": params.model.size,
+        "report_every": REPORT_EVERY,
+    }
+
+
+def own_photos(predictions: pa.Table, labels: pa.Table, model: str, rater: str, split: str) -> dict[str, float]:
+    """SRCC per dimension of a model with one rater's labels on the photos of a split; NaN where too few."""
+    said = predictions.filter([m == model for m in predictions["model"].to_pylist()])
+    rows = {photo: i for i, photo in enumerate(said["photo_id"].to_pylist())}
+    mine = labels.filter(
+        [r == rater and split_of(p) == split for r, p in zip(*(labels[c].to_pylist() for c in ("rater_id", "photo_id")))]
+    )
+    rated = scores_of(mine, rows).numpy()
+    return {
+        name: float(srcc(said[name].to_numpy(zero_copy_only=False).astype(float), rated[:, d]))
+        for d, name in enumerate(DIMENSIONS)
+    }
+
+
+def register_experts(out: Path, cohort: Path, body: Path, meshnet: Path, params: Params) -> str:
+    """Register one model per expert, write out/pretrain.json with the versions; a page for Prefect."""
+    from model.predictor import write_bundle
+    from tasks.registry import expert_model, register, stage_run
+
+    predictions, labels = read_table(out / "predictions.parquet"), read_table(cohort / "labels.parquet")
+    dimensions = read_json(cohort / "cohort.json")["dimensions"]
+    files = {
+        name: read_json(path)["about"]["rater"] and path.stem
+        for path in sorted((out / "models").glob("*.json"))
+        for name in [read_json(path)["about"]["rater"]]
+    }
+    path, ours = body_file(body)
+    registered, lines = {}, ["# Expert models", "", "| expert | model | version | " + " | ".join(dimensions) + " |"]
+    lines.append("|---|---|---|" + "---:|" * len(dimensions))
+    with stage_run("pretrain", params.pretrain.model_dump() | {"size": params.model.size}) as run_id:
+        for name, file in files.items():
+            if name == GENERIC:
+                continue
+            found = own_photos(predictions, labels, name, name, VAL)
+            metrics = {f"val_srcc_{d}": found[d] for d in dimensions if np.isfinite(found[d])}
+            with TemporaryDirectory() as folder:
+                bundle = write_bundle(
+                    Path(folder),
+                    body=path,
+                    body_is_ours=ours,
+                    mesh_net=meshnet,
+                    detector=params.mesh.detector,
+                    encoder=params.embed.encoder,
+                    encoder_weights=params.embed.weights,
+                    models=out / "models",
+                    files={name: file},
+                    dimensions=dimensions,
+                )
+                version = register(
+                    expert_model(name), bundle, "pretrain", metrics=metrics, about={"expert": name}, champion=True
+                )
+            registered[name] = version | {"val_srcc": metrics}
+            shown = " | ".join(f"{found[d]:.3f}" if np.isfinite(found[d]) else "–" for d in dimensions)
+            lines.append(f"| {name} | {version['name']} | {version['version']} | {shown} |")
+    write_json({"mlflow_run": run_id, "experts": registered, "dimensions": dimensions}, out / "pretrain.json")
+    lines += ["", "SRCC with the expert's own scores on photos of the split `val`, seen by no training."]
+    return "\n".join(lines)

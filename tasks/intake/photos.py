@@ -1,0 +1,201 @@
+"""The photo files of a source: found, hashed, measured and packed into shards, one photo in memory at a time.
+
+Notable: a photo is known by the sha256 of its bytes, so a second file with the same bytes is an alias of the
+first (in name order). Only headers are read here; a file that no decoder understands stays in the table
+without a size and the `mesh` stage marks it `unreadable`. Every file is either a photo, an alias, or in
+quarantine.
+"""
+
+import hashlib
+import io
+import stat
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from tasks.intake.quarantine import Quarantine
+from tasks.schemas import PHOTOS, check
+from tasks.tables import write_table
+
+SHARD_ROWS = 512
+SHARD_BYTES = 128 * 2**20
+LARGEST_FILE = 200 * 2**20  # bytes
+_ROW_GROUP = 64
+
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".mpo", ".avif",
+    ".heic", ".heif", ".jp2", ".ppm", ".pgm",
+)  # fmt: skip
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""What PIL may recognise: pictures only (no EPS or PDF, which start other programs)."""
+
+
+def find_photos(
+    root: Path, quarantine: Quarantine, label: str, also_there: tuple[str, ...] = ()
+) -> dict[str, Path]:
+    """Files under `root` (sub-folders too) by their path inside it, sorted; links to files are followed.
+
+    label: what the quarantine table calls the folder. also_there: suffixes that belong to the source but are
+    no photos (`.csv`); they are passed over in silence.
+    """
+    found: dict[str, Path] = {}
+    folders = [root]
+    while folders:
+        for path in folders.pop().iterdir():
+            name = path.relative_to(root).as_posix()
+            shown = f"{label}/{name}"
+            suffix = path.suffix.lower()
+            reason = _why_not(path, name)
+            if reason is not None:
+                quarantine.add(shown, None, "photo", reason)
+            elif path.is_dir():
+                folders.append(path)
+            elif suffix not in also_there:
+                found[name] = path
+    return dict(sorted(found.items()))
+
+
+def _why_not(path: Path, name: str) -> str | None:
+    """Why a folder entry cannot be a photo or hold any; None if it can."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return "file name is not UTF-8"
+    if path.name.startswith(".") or path.name.lower() in ("thumbs.db", "desktop.ini"):
+        return "hidden file"
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:  # a link to nowhere, a link to itself, no permission
+        return "link that leads nowhere" if path.is_symlink() else f"cannot be read ({error.strerror})"
+    if stat.S_ISDIR(mode):
+        if path.suffix.lower() in SUFFIXES:
+            return "a folder, not a photo"
+        return "link to a folder, not followed" if path.is_symlink() else None
+    return None if stat.S_ISREG(mode) else "not a regular file"
+
+
+def size_of(raw: bytes) -> tuple[int, int] | None:
+    """(width, height) px as seen (EXIF orientation applied), from the header only; None if there is none."""
+    from PIL import Image
+
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]  # some builds of PIL lack some
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # large pictures and odd EXIF are judged where they are decoded
+            with Image.open(io.BytesIO(raw), formats=formats) as image:
+                width, height = image.size
+                # only where it is at hand: looking for EXIF in a PNG without it would decode the picture
+                has_exif = "exif" in image.info or image.format == "TIFF"
+                turned = has_exif and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except Exception:  # decoders raise whatever comes to them on foreign bytes: it is not a picture
+        return None
+    if width < 1 or height < 1:
+        return None
+    return (height, width) if turned else (width, height)
+
+
+@dataclass
+class PhotoIndex:
+    """Which file is which photo."""
+
+    ids: dict[str, str] = field(default_factory=dict)
+    """photo_id by file name, aliases too."""
+    photos: int = 0
+    duplicates: int = 0
+    unreadable: int = 0
+    set_aside: int = 0
+    shards: int = 0
+
+    def resolver(self) -> Callable[[str], str | None]:
+        """A function from a photo's name as people write it to its photo_id, or None.
+
+        Exact names first; then without `photos/`, with / for \\, in either Unicode form; then without regard
+        to case, and without suffix, where this fits one photo only.
+        """
+        loose: dict[str, set[str]] = {}
+        for name, photo_id in self.ids.items():
+            for key in {_loose(name), _loose(name).rsplit(".", 1)[0]}:
+                loose.setdefault(key, set()).add(photo_id)
+
+        def resolve(name: str) -> str | None:
+            tidy = name.replace("\\", "/").removeprefix("./").removeprefix("photos/")
+            for exact in (name, tidy):
+                if exact in self.ids:
+                    return self.ids[exact]
+            fits = loose.get(_loose(tidy), set())
+            return next(iter(fits)) if len(fits) == 1 else None
+
+        return resolve
+
+
+def _loose(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def write_photos(
+    files: dict[str, Path],
+    folder: Path,
+    source: str,
+    label: str,
+    quarantine: Quarantine,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> PhotoIndex:
+    """Pack `files` into `folder`/NNNNN.parquet (512 rows or 128 MiB at most), in order of their names."""
+    index = PhotoIndex()
+    rows: list[dict] = []
+    held = 0
+    first: dict[str, str] = {}
+    for done, (name, raw, photo_id) in enumerate(_read(files, label, quarantine, index), 1):
+        if raw is not None and photo_id in first:
+            quarantine.add(f"{label}/{name}", None, "photo", "same bytes as another photo", first[photo_id])
+            index.ids[name] = photo_id
+            index.duplicates += 1
+        elif raw is not None:
+            size = size_of(raw)
+            if size is None and Path(name).suffix.lower() not in SUFFIXES:
+                quarantine.add(f"{label}/{name}", None, "photo", "not a photo")
+                index.set_aside += 1
+            else:
+                if rows and (len(rows) == SHARD_ROWS or held + len(raw) > SHARD_BYTES):
+                    _write_shard(rows, folder, index)
+                    rows, held = [], 0
+                width, height = size or (None, None)
+                rows.append(dict(zip(PHOTOS.names, (photo_id, name, width, height, source, raw))))
+                held += len(raw)
+                first[photo_id] = name
+                index.ids[name] = photo_id
+                index.photos += 1
+                index.unreadable += size is None
+        if on_progress is not None:
+            on_progress(done, len(files))
+    if rows:
+        _write_shard(rows, folder, index)
+    return index
+
+
+def _read(
+    files: dict[str, Path], label: str, quarantine: Quarantine, index: PhotoIndex
+) -> Iterator[tuple[str, bytes | None, str]]:
+    """(name, bytes, sha256 in hex) of each file; bytes is None for one that was set aside."""
+    for name, path in files.items():
+        try:
+            if path.stat().st_size > LARGEST_FILE:
+                raise OSError(0, f"larger than {LARGEST_FILE // 2**20} MiB")
+            raw = path.read_bytes()
+        except OSError as error:
+            quarantine.add(f"{label}/{name}", None, "photo", f"cannot be read ({error.strerror})")
+            index.set_aside += 1
+            yield name, None, ""
+            continue
+        yield name, raw, hashlib.sha256(raw).hexdigest()
+
+
+def _write_shard(rows: list[dict], folder: Path, index: PhotoIndex) -> None:
+    table = check(pa.Table.from_pylist(rows, schema=PHOTOS), "photos")
+    write_table(table, folder / f"{index.shards:05d}.parquet", row_group_size=_ROW_GROUP)
+    index.shards += 1

@@ -1,0 +1,102 @@
+"""PhysiqueAA50K as the paper's authors hand it out, into the columns of the `folder` source.
+
+    <stage>/<expert>/train.csv, val.csv    pic_name,score_*,preference_score_list,bmi,people_answer
+
+Photos lie beside the CSV files, or in `images/` or `photos/` of that folder or of one above it, or anywhere
+else if no other photo has that name. Each <expert> folder is one rater: an expert if <stage> is the
+pre-training one (its name says pretrain or stage1), a user otherwise. A name used in two stages becomes
+`<stage>-<expert>`. The authors' division into train and val is not kept: photos are divided by their hash
+(tasks/splits.py).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from model.scores import DIMENSIONS
+from tasks.intake.csv_file import read_csv
+from tasks.intake.photos import find_photos
+from tasks.intake.quarantine import BadInput, Quarantine
+from tasks.intake.ratings import ask_for_scores
+
+_PRE_TRAINING = re.compile(r"pre[-_ ]?train|stage[-_ ]?1$", re.IGNORECASE)
+_PICTURE_FOLDERS = ("", "images/", "photos/")
+_NAMES = {"pic_name": "photo", "preference_score_list": "preference"} | {f"score_{d}": d for d in DIMENSIONS}
+_WANTED = ("photo", *DIMENSIONS, "preference", "bmi", "people_answer", "file", "line")
+
+
+def read_physiqueaa50k(
+    root: Path, quarantine: Quarantine, notes: list[str]
+) -> tuple[dict[str, Path], str, pa.Table, pa.Table, None]:
+    """(photos by name, label of their folder, ratings, raters, no feedback), text still unjudged."""
+    tables = sorted(path for path in root.glob("*/*/*.csv") if path.name.lower() in ("train.csv", "val.csv"))
+    if not tables:
+        raise BadInput(f"data.path: no <stage>/<expert>/train.csv or val.csv in {root}")
+    photos = find_photos(root, quarantine, root.name, also_there=(".csv", ".yaml", ".md", ".txt"))
+    folders = sorted({path.parent for path in tables})
+    stages = sorted({folder.parent.name for folder in folders})
+    first = [stage for stage in stages if _PRE_TRAINING.search(stage)]
+    if not first:
+        notes.append(
+            f"no stage is called pretrain or stage1 ({', '.join(stages)}): no expert folder is known"
+        )
+    names = Counter(folder.name for folder in folders)
+    who = {f: f.name if names[f.name] == 1 else f"{f.parent.name}-{f.name}" for f in folders}
+    alone = _alone(photos)
+    parts = [
+        _scores(path, root, who[path.parent], _finder(path.parent, root, photos, alone), quarantine)
+        for path in tables
+    ]
+    ratings = pa.concat_tables(parts, promote_options="default")
+    for position, column in enumerate(ratings.schema):
+        if column.type == pa.string():  # a column that only some files have is blank in the others
+            ratings = ratings.set_column(position, column.name, pc.fill_null(ratings[column.name], ""))
+    raters = pa.table(
+        {
+            "rater_id": list(who.values()),
+            "role": ["expert" if folder.parent.name in first else "user" for folder in folders],
+            "file": [folder.relative_to(root).as_posix() for folder in folders],
+            "line": pa.nulls(len(folders), pa.int64()),
+        }
+    )
+    return photos, root.name, ratings, raters, None
+
+
+def _scores(
+    path: Path, root: Path, rater_id: str, find: Callable[[str], str], quarantine: Quarantine
+) -> pa.Table:
+    """One train.csv or val.csv in the columns of ratings.csv."""
+    name = path.relative_to(root).as_posix()
+    table = read_csv(path, name, quarantine, required=("pic_name",))
+    table = table.rename_columns([_NAMES.get(column, column) for column in table.column_names])
+    ask_for_scores(table, name, prefix="score_")
+    table = table.select([column for column in _WANTED if column in table.column_names])
+    located = pa.array([find(picture) for picture in table["photo"].to_pylist()], pa.string())
+    table = table.set_column(table.column_names.index("photo"), "photo", located)
+    return table.append_column("rater_id", pa.array([rater_id] * table.num_rows, pa.string()))
+
+
+def _finder(folder: Path, root: Path, photos: dict[str, Path], alone: dict[str, str]) -> Callable[[str], str]:
+    """A function from pic_name to the photo's name; pic_name itself where there is no such photo."""
+    places = [
+        ((place.relative_to(root) / inside).as_posix() + "/").removeprefix("./")
+        for place in (folder, folder.parent, root)
+        for inside in _PICTURE_FOLDERS
+    ]
+
+    def find(picture: str) -> str:
+        picture = picture.replace("\\", "/").removeprefix("./")
+        found = next((place + picture for place in places if place + picture in photos), None)
+        return found or alone.get(picture.rsplit("/", 1)[-1], picture)
+
+    return find
+
+
+def _alone(photos: dict[str, Path]) -> dict[str, str]:
+    """Photos by file name without folders, where only one has it."""
+    names = Counter(photo.rsplit("/", 1)[-1] for photo in photos)
+    return {photo.rsplit("/", 1)[-1]: photo for photo in photos if names[photo.rsplit("/", 1)[-1]] == 1}

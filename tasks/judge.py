@@ -1,0 +1,238 @@
+"""Measuring the models of all stages: pure functions on arrays, called by the flow `evaluate`.
+
+Every figure is a mean over users (metrics are per user, over the photos that this user rated) with a bootstrap
+interval over users; comparisons are paired by user. Only ratings of test photos are counted here, and only those
+who are judged: users that the prior over users has never seen. A dimension that nobody rated has no row.
+
+    .venv/bin/python -m pytest tests/tasks/test_judge.py
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from model import metrics, personal
+from model.bank import Bank
+from model.basis import GENERIC
+from model.scores import DIMENSIONS
+from tasks.ratings import Photos, Ratings
+
+Row = dict[str, Any]
+
+
+def wide(ratings: Ratings, users: int, photos: int) -> np.ndarray:
+    """Ratings as (users, photos, D) float64 with NaN = not rated."""
+    table = np.full((users, photos, len(DIMENSIONS)), np.nan)
+    table[ratings.user.numpy(), ratings.photo.numpy()] = ratings.y.numpy()
+    return table
+
+
+def rows_of(predicted: np.ndarray, rated: np.ndarray, seed: int, **labels: Any) -> list[Row]:
+    """One row per dimension and metric: labels, dimension, metric, mean, lo, hi, users.
+
+    predicted (U, N, D) or (N, D), rated (U, N, D); dimensions without a single user's value are left out.
+    """
+    result = []
+    for d, dimension in enumerate(DIMENSIONS):
+        for name, values in metrics.per_rater(predicted[..., d], rated[..., d]).items():
+            known = int((~np.isnan(values)).sum())
+            if known:
+                mean, lo, hi = metrics.interval(values, seed)
+                row = {"dimension": dimension, "metric": name, "mean": mean, "lo": lo, "hi": hi, "users": known}
+                result.append(labels | row)
+    return result
+
+
+def stage_table(
+    bank: Bank,
+    photos: Photos,
+    ratings: Ratings,
+    *,
+    seed: int = 0,
+    expert_ratings: Ratings | None = None,
+) -> list[Row]:
+    """Rows of stage x model x dimension x metric; see `rows_of` for the columns, plus stage and model.
+
+    ratings: user indexes `bank.users`, photo indexes `photos` (any splits; only test photos of judged users are
+    used). expert_ratings: user indexes `bank.basis.experts`; with it the stage `pretrain` says how each expert
+    model, and the generic model, agree with the experts' own labels on test photos.
+    """
+    test = ~photos.fitting()
+    scores = photos.predictions.numpy()
+    named = {name: i for i, name in enumerate(photos.models)}
+    result: list[Row] = []
+    if expert_ratings is not None:
+        own = expert_ratings[test[expert_ratings.photo]]
+        rated = wide(own, len(bank.basis.experts), len(photos.ids))
+        expert = np.stack([scores[:, named[name]] for name in bank.basis.experts])
+        result += rows_of(expert, rated, seed, stage="pretrain", model="expert")
+        if GENERIC in named:
+            result += rows_of(scores[:, named[GENERIC]], rated, seed, stage="pretrain", model=GENERIC)
+    judged = bank.judged[ratings.user] & test[ratings.photo]
+    rated, users = _compact(ratings[judged], len(photos.ids))
+    if len(users) == 0:
+        return result
+    for model, predicted in predictions_of(bank, photos, users).items():
+        result += rows_of(predicted, rated, seed, stage="finetune", model=model)
+    return result
+
+
+def predictions_of(bank: Bank, photos: Photos, users: torch.Tensor) -> dict[str, np.ndarray]:
+    """What each model says of every photo, for these rows of the bank: model → (U, N, D).
+
+    `generic` (if there is one), `selected expert` (no personal part at all), `prior` (before any rating of the
+    user: survey only), `personal` (as served).
+    """
+    scores = photos.predictions.numpy()
+    result = {}
+    if GENERIC in photos.models:
+        result[GENERIC] = np.broadcast_to(
+            scores[:, photos.models.index(GENERIC)], (len(users), len(scores), len(DIMENSIONS))
+        )
+    column = torch.tensor([photos.models.index(name) for name in bank.basis.experts])
+    chosen = column[bank.expert[users]].numpy()
+    result["selected expert"] = scores[:, chosen].transpose(1, 0, 2)
+    phi = bank.basis.phi(photos.predictions, photos.fused)
+    result["prior"] = _score(bank, phi, bank.prior_mean[users])
+    result["personal"] = _score(bank, phi, bank.weights[users])
+    return result
+
+
+def _score(bank: Bank, phi: torch.Tensor, weights: torch.Tensor) -> np.ndarray:
+    scores = torch.einsum("ndp,udp->und", phi, weights)
+    return torch.where(bank.prior.users == 0, torch.nan, scores).numpy()
+
+
+def _compact(ratings: Ratings, photos: int) -> tuple[np.ndarray, torch.Tensor]:
+    """Ratings of the users that have any, (U, N, D), and these users' indices."""
+    users, place = torch.unique(ratings.user, return_inverse=True)
+    return wide(Ratings(place, ratings.photo, ratings.y, ratings.at), len(users), photos), users
+
+
+def learning_curve(
+    bank: Bank,
+    photos: Photos,
+    ratings: Ratings,
+    *,
+    counts: tuple[int, ...] = (0, 5, 10, 25, 50),
+    repeats: int = 3,
+    seed: int = 0,
+) -> list[Row]:
+    """How much `count` ratings of a judged user are worth: SRCC on test photos and its paired gains.
+
+    For each repeat a random `count` of the user's rated fitting photos is given (users with fewer are left out at
+    that count), the expert is selected and the posterior taken from these alone; no gate. A user's value is the
+    mean over repeats. Rows: count, dimension, model (`generic`, `selected expert`, `personal`) with srcc mean, lo,
+    hi; and `gain over generic`, `gain over selected expert`, paired by user; users.
+    """
+    fitting = photos.fitting()
+    mine = bank.judged[ratings.user]
+    rated, users = _compact(ratings[mine & ~fitting[ratings.photo]], len(photos.ids))
+    given = ratings[mine & fitting[ratings.photo]]
+    place = torch.full((len(bank.users),), -1, dtype=torch.long)
+    place[users] = torch.arange(len(users))
+    given = given[place[given.user] >= 0]
+    who = place[given.user]
+    if len(users) == 0:
+        return []
+    phi = bank.basis.phi(photos.predictions, photos.fused)
+    scores = photos.predictions.numpy()
+    column = torch.tensor([photos.models.index(name) for name in bank.basis.experts])
+    surveys = [bank.surveys[i] for i in users.tolist()]
+    own_prior = bank.prior_mean[users]
+    have = torch.bincount(who, minlength=len(users)).numpy()
+    rng = np.random.default_rng(seed)
+    result: list[Row] = []
+    for count in counts:
+        values: dict[str, list[np.ndarray]] = {"generic": [], "selected expert": [], "personal": []}
+        for _ in range(repeats if count else 1):
+            # The first `count` of each user's ratings in a random order.
+            shuffled = torch.from_numpy(rng.permutation(len(given)))
+            by_user = shuffled[torch.argsort(who[shuffled], stable=True)]
+            first = np.arange(len(given)) - np.repeat(np.cumsum(have) - have, have)
+            pick = by_user[torch.from_numpy(first < count)]
+            stats = personal.sufficient(phi[given.photo[pick]], given.y[pick], who[pick], len(users))
+            expert, _ = bank.selection.choose(surveys, stats)
+            weights, _ = personal.posterior(bank.prior, own_prior, stats)
+            chosen = scores[:, column[expert].numpy()].transpose(1, 0, 2)
+            values["personal"].append(_srcc(_score(bank, phi, weights), rated))
+            values["selected expert"].append(_srcc(chosen, rated))
+            if GENERIC in photos.models:
+                values["generic"].append(_srcc(scores[:, photos.models.index(GENERIC)], rated))
+        means = {name: np.mean(v, 0) for name, v in values.items() if v}
+        enough = have >= count
+        for d, dimension in enumerate(DIMENSIONS):
+            series = {name: np.where(enough, v[d], np.nan) for name, v in means.items()}
+            for rival in ("generic", "selected expert"):
+                if rival in series:
+                    series[f"gain over {rival}"] = series["personal"] - series[rival]
+            known = int((~np.isnan(series["personal"])).sum())
+            for name, v in series.items() if known else ():
+                mean, lo, hi = metrics.interval(v, seed)
+                row = {"count": count, "dimension": dimension, "model": name}
+                result.append(row | {"mean": mean, "lo": lo, "hi": hi, "users": known})
+    return result
+
+
+def _srcc(predicted: np.ndarray, rated: np.ndarray) -> np.ndarray:
+    """(D, U)."""
+    return np.stack([metrics.srcc(predicted[..., d], rated[..., d]) for d in range(len(DIMENSIONS))])
+
+
+def night_table(
+    before: Bank,
+    after: Bank,
+    photos: Photos,
+    ratings: Ratings,
+    users: list[str],
+    *,
+    drifted: dict[str, bool] | None = None,
+    seed: int = 0,
+) -> list[Row]:
+    """What a night changed: the bank before and after it on test-photo ratings given since (by the feedback).
+
+    ratings: user indexes `users`, photo indexes `photos`, those of the feedback; only test photos are used.
+    drifted: user → truth where it is known; with it the groups `drifted` and `undrifted` have rows beside `all`.
+    Rows: group, dimension, metric, before, after, and the paired change mean, lo, hi; users. A user that the bank
+    before did not know is answered by its prior.
+    """
+    ratings = ratings[~photos.fitting()[ratings.photo]]
+    rated, busy = _compact(ratings, len(photos.ids))
+    names = [users[i] for i in busy.tolist()]
+    if not names:
+        return []
+    phi = before.basis.phi(photos.predictions, photos.fused)
+    scores = []
+    for bank in (before, after):
+        row = bank.index(names)
+        weights = torch.where((row >= 0)[:, None, None], bank.weights[row.clamp_min(0)], bank.prior.mean)
+        scores.append(_score(bank, phi, weights))
+    groups = {"all": np.ones(len(names), bool)}
+    if drifted is not None:
+        truth = [drifted.get(name) for name in names]
+        groups["drifted"] = np.array([t is True for t in truth])
+        groups["undrifted"] = np.array([t is False for t in truth])
+    result: list[Row] = []
+    for d, dimension in enumerate(DIMENSIONS):
+        then, now = (metrics.per_rater(s[..., d], rated[..., d]) for s in scores)
+        for group, members in groups.items():
+            for metric in metrics.METRICS:
+                both = members & ~np.isnan(then[metric]) & ~np.isnan(now[metric])
+                if not both.any():
+                    continue
+                mean, lo, hi = metrics.interval((now[metric] - then[metric])[both], seed)
+                result.append(
+                    {
+                        "group": group,
+                        "dimension": dimension,
+                        "metric": metric,
+                        "before": float(then[metric][both].mean()),
+                        "after": float(now[metric][both].mean()),
+                        "mean": mean,
+                        "lo": lo,
+                        "hi": hi,
+                        "users": int(both.sum()),
+                    }
+                )
+    return result

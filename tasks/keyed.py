@@ -1,0 +1,72 @@
+"""Tables keyed by content: what was computed for a photo is never computed again.
+
+Rows of `mesh` and `embeddings` are keyed by the photo's hash and by the version of what computed them
+(`extractor`, `encoder`). A run keeps the rows that are still right, computes the missing ones in shards
+that follow the cohort's photo shards, and drops the rest: so 1,000 new photos among 50,000 cost 1,000,
+and a killed run is gone on with where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.fanout import Piece
+from tasks.tables import read_table, shard_paths, write_table
+
+
+def shard_name(photo_ids: Iterable[str], key: str) -> str:
+    """Name of the shard that holds these photos' rows of this version."""
+    return hashlib.sha256("\n".join([key, *photo_ids]).encode()).hexdigest()[:20]
+
+
+def keep_current(folder: Path, wanted: set[str], column: str, key: str) -> set[str]:
+    """Drop rows of other photos or versions from a folder of shards; the photo ids that are done.
+
+    A shard of nothing but current rows is left alone, so its bytes and its DVC hash stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done: set[str] = set()
+    for path in shard_paths(folder):
+        head = read_table(path, ["photo_id", column])
+        fresh = pc.and_(
+            pc.is_in(head["photo_id"], pa.array(sorted(wanted - done), pa.string())),
+            pc.equal(head[column], key),
+        )
+        ids = head["photo_id"].filter(fresh).to_pylist()
+        if len(ids) < len(head):
+            if ids:
+                name = shard_name(dict.fromkeys(ids), key)
+                write_table(read_table(path).filter(fresh), folder / f"{name}.parquet")
+            if not ids or folder / f"{name}.parquet" != path:
+                path.unlink()
+        done.update(ids)
+    return done
+
+
+def missing_pieces(photos: Path, done: set[str], rows: int, key: str) -> list[Piece]:
+    """Pieces of at most `rows` photos that are not `done`; a piece reads one photo shard only."""
+    pieces = []
+    for path in shard_paths(photos):
+        ids = [i for i in read_table(path, ["photo_id"])["photo_id"].to_pylist() if i not in done]
+        for start in range(0, len(ids), rows):
+            part = ids[start : start + rows]
+            pieces.append(Piece(shard_name(part, key), (path, part), len(part)))
+    return pieces
+
+
+def read_piece(payload: tuple[Path, list[str]]) -> tuple[list[str], list[bytes]]:
+    """Photo ids and file bytes of a piece, in the piece's order."""
+    path, ids = payload
+    table = read_table(path, ["photo_id", "bytes"])
+    row = {photo_id: i for i, photo_id in enumerate(table["photo_id"].to_pylist())}
+    return ids, table["bytes"].take([row[i] for i in ids]).to_pylist()
+
+
+def photo_ids(photos: Path) -> list[str]:
+    """All photo ids of a cohort, in its order."""
+    return [i for path in shard_paths(photos) for i in read_table(path, ["photo_id"])["photo_id"].to_pylist()]

@@ -1,0 +1,258 @@
+"""Fine-tuning and a night of continual learning, on tables already read: plain functions that need no Ray.
+
+`finetune` makes the first bank (selection, prior over users, entries, gate), `night` the next one from new ratings.
+Both take a `Team`: alone they run in one process, inside Ray Train (`tasks.train_personal`) users are split over
+the ranks, sums are all-reduced and rank 0 gets the bank. Results do not depend on the number of ranks beyond
+rounding.
+
+    .venv/bin/python -m pytest tests/tasks/test_personal.py
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model import gate, personal
+from model.bank import Bank, joined, start_bank
+from model.basis import fit_basis
+from model.gate import Evidence
+from model.selection import fit_selection
+from tasks.ratings import Photos, Ratings, user_split
+
+SELECTION_USERS = 2000
+"""Survey answers of more users than this teach selection nothing new."""
+
+
+@dataclass
+class Team:
+    """The workers of a job: `total` adds a tensor over all, `gather` collects objects on rank 0 (None elsewhere)."""
+
+    rank: int = 0
+    world: int = 1
+    total: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    gather: Callable[[Any], list | None] = lambda value: [value]
+
+
+def finetune(
+    photos: Photos,
+    users: list[str],
+    surveys: list[dict],
+    expert_ids: list[str],
+    expert_surveys: list[dict],
+    ratings: Ratings,
+    config: dict[str, Any],
+    team: Team | None = None,
+    resume: tuple[int, personal.Prior] | None = None,
+    report: Callable[[int, personal.Prior, float], None] = lambda *_: None,
+) -> Bank | None:
+    """The first bank, on rank 0 (None elsewhere).
+
+    ratings: of all splits; only those on fitting photos are used. report is called on every rank after the
+    iterations where a checkpoint is due and after the last, with (iteration, prior, log evidence).
+    """
+    team = team or Team()
+    use = photos.fitting()
+    basis = fit_basis(
+        photos.models,
+        photos.predictions[use],
+        None if photos.fused is None else photos.fused[use],
+        axes=config.get("axes", 32),
+        fused_axes=config.get("fused_axes", 8),
+    )
+    phi = basis.phi(photos.predictions, photos.fused)
+    ratings = ratings[use[ratings.photo]]
+    share = config.get("prior_share", 0.6)
+    judged = torch.tensor([user_split(user, share) == "judged" for user in users], dtype=torch.bool)
+    teachers = torch.nonzero(~judged).flatten()
+    if len(teachers) == 0:
+        raise ValueError(f"no user to fit the prior on: {len(users)} users, prior_share {share}")
+
+    def stats_of(rows: Tensor, part: Ratings) -> personal.Stats:
+        place = torch.full((len(users),), -1, dtype=torch.long)
+        place[rows] = torch.arange(len(rows))
+        part = part[place[part.user] >= 0]
+        return personal.sufficient(phi[part.photo], part.y, place[part.user], len(rows))
+
+    # Selection, the same on every rank.
+    few = teachers[:SELECTION_USERS]
+    odd = torch.arange(len(ratings)) % 2 == 1
+    by_name = dict(zip(expert_ids, expert_surveys))
+    selection = fit_selection(
+        [surveys[i] for i in few],
+        stats_of(few, ratings),
+        basis.expert_weights(),
+        expert_answers=[by_name.get(name, {}) for name in basis.experts],
+        half=(stats_of(few, ratings[odd]), stats_of(few, ratings[~odd])),
+    )
+
+    # Prior over users: EM on this rank's teachers, sums added over the ranks.
+    mine = teachers[team.rank :: team.world]
+    stats = stats_of(mine, ratings)
+    shift = selection.shift([surveys[i] for i in mine])
+    if resume is None:
+        own = stats.total()
+        whole = [team.total(part) for part in (own.A, own.b, own.yy, own.n)]
+        counted = team.total((stats.n > 0).sum(0).to(torch.float64))
+        first, prior = 0, personal.start_prior(personal.Stats(*whole), counted, basis.generic_weights())
+    else:
+        first, prior = resume
+    last, every = config.get("iterations", 30), config.get("checkpoint_every", 5)
+    before, done, now = -torch.inf, first, float("nan")
+    for iteration in range(first + 1, last + 1):
+        sums = personal.em_sums(prior, stats, shift)
+        sums = sums.filled(team.total(sums.flat()))
+        prior = personal.maximise(
+            prior, sums, caution=config.get("caution", 10.0), hold=config.get("hold", 0.5)
+        )
+        done, now = iteration, float(sums.loglik.sum())
+        # Convergence is looked at within a block of iterations, so that a resumed run stops where this one would.
+        if iteration % every == 0 or iteration == last:
+            report(iteration, prior, now)
+            if abs(now - before) < 1e-6 * abs(now):
+                break
+        before = now
+
+    # Entries of all users, split over ranks.
+    rows = list(range(team.rank, len(users), team.world))
+    part = start_bank(
+        basis, prior, selection, [users[i] for i in rows], [surveys[i] for i in rows], judged[rows]
+    )
+    own = _of_users(ratings, rows, len(users))
+    f = phi[own.photo]
+    part.stats = personal.sufficient(f, own.y, own.user, len(rows))
+    part.ratings = part.stats.n.round().to(torch.long)
+    part.expert, part.expert_probability = selection.choose(part.surveys, part.stats)
+    mean, cov = personal.posterior(prior, part.prior_mean, part.stats)
+    (against,) = gate.weigh(f, own.y, own.user, mean, cov, prior.noise, [part.prior_mean])
+    parts = team.gather((rows, part, mean, cov, against))
+    if parts is None:
+        return None
+    order = torch.argsort(torch.tensor([row for piece in parts for row in piece[0]], dtype=torch.long))
+    bank = joined([piece[1] for piece in parts]).take(order.tolist())
+    mean, cov = (torch.cat([piece[k] for piece in parts])[order] for k in (2, 3))
+    against = gate.stacked([piece[4] for piece in parts], order)
+    promoted, bank.reason = gate.decide(
+        against, against, confidence=config.get("confidence", 0.7), min_ratings=config.get("min_ratings", 5)
+    )
+    bank.gain, bank.gain_variance = against.gain, against.variance
+    bank.promote(promoted, mean, cov)
+    bank.about = {"stage": "finetune", "em_iterations": done, "log_evidence": now}
+    return bank
+
+
+def _of_users(ratings: Ratings, rows: list[int], users: int) -> Ratings:
+    """Ratings of the users at `rows`, renumbered 0.. in that order."""
+    place = torch.full((users,), -1, dtype=torch.long)
+    place[rows] = torch.arange(len(rows))
+    kept = ratings[place[ratings.user] >= 0]
+    kept.user = place[kept.user]
+    return kept
+
+
+@dataclass
+class Night:
+    """What a night did to the users it touched, rows in the order of `users`; all (U, D) but forget (U,)."""
+
+    users: list[str]
+    known: list[bool]
+    new_ratings: Tensor
+    forget: Tensor
+    promoted: Tensor
+    reason: Tensor
+    against_current: Evidence
+    against_prior: Evidence
+
+
+def night(
+    bank: Bank,
+    photos: Photos,
+    users: list[str],
+    ratings: Ratings,
+    config: dict[str, Any],
+    *,
+    surveys: dict[str, dict] | None = None,
+    team: Team | None = None,
+) -> tuple[Bank, Night] | None:
+    """The next bank and what happened, on rank 0 (None elsewhere). Only users with news are touched.
+
+    users: those with feedback; ratings.user indexes them, ratings.photo indexes `photos`. Users that the bank does
+    not know start from the prior. Ratings on test photos are left out.
+    """
+    team = team or Team()
+    ratings = ratings[photos.fitting()[ratings.photo]]
+    busy = torch.unique(ratings.user).tolist()
+    users, ratings = [users[i] for i in busy], _of_users(ratings, busy, len(users))
+    strangers = [user for user in users if user not in set(bank.users)]
+    bank = bank.with_users(strangers, [(surveys or {}).get(user, {}) for user in strangers])
+    touched = bank.index(users).tolist()
+
+    mine = list(range(team.rank, len(users), team.world))
+    part = bank.take([touched[i] for i in mine])
+    own = _of_users(ratings, mine, len(users))
+    phi = bank.basis.phi(photos.predictions, photos.fused)[own.photo]
+    new = personal.sufficient(phi, own.y, own.user, len(mine))
+    weight = _forgetting(part, new, tuple(config.get("forget", (1.0, 0.5, 0.25, 0.1))))
+    kept = weight[:, None].expand_as(new.n)
+    part.stats = part.stats.decayed(kept) + new
+    part.ratings = part.ratings + new.n.round().to(torch.long)
+    part.expert, part.expert_probability = bank.selection.choose(part.surveys, part.stats)
+    mean, cov = personal.posterior(bank.prior, part.prior_mean, part.stats)
+    current, tonight = gate.weigh(
+        phi, own.y, own.user, mean, cov, bank.prior.noise, [part.weights, part.prior_mean]
+    )
+    # What earlier nights found counts as much as the ratings they rest on still do.
+    earlier = Evidence(part.gain, part.gain_variance / kept, part.ratings - new.n)
+    prior = tonight.combined(earlier)
+    parts = team.gather((mine, part, mean, cov, current, prior, weight, new.n))
+    if parts is None:
+        return None
+    order = torch.argsort(torch.tensor([row for piece in parts for row in piece[0]], dtype=torch.long))
+    part = joined([piece[1] for piece in parts]).take(order.tolist())
+    mean, cov, weight, count = (torch.cat([piece[k] for piece in parts])[order] for k in (2, 3, 6, 7))
+    current, prior = (gate.stacked([piece[k] for piece in parts], order) for k in (4, 5))
+    promoted, part.reason = gate.decide(
+        current,
+        prior,
+        confidence=config.get("confidence", 0.7),
+        min_ratings=config.get("min_ratings", 5),
+        news=count > 0,
+    )
+    part.gain, part.gain_variance = prior.gain, prior.variance
+    part.promote(promoted, mean, cov)
+    bank = bank.take(list(range(len(bank.users))))  # the bank that came in stays as it is
+    bank.put(touched, part)
+    bank.round += 1
+    bank.about = {"stage": "continual"}
+    known = [user not in set(strangers) for user in users]
+    return bank, Night(users, known, count, weight, promoted, part.reason, current, prior)
+
+
+def _forgetting(part: Bank, new: personal.Stats, grid: tuple[float, ...]) -> Tensor:
+    """Weight of each user's older ratings (U,), by how well so discounted they foretell the new ones.
+
+    Empirical Bayes over the users of the night: shares of the grid by EM, then the most probable weight per user.
+    """
+    if len(part.users) == 0:
+        return torch.ones(0, dtype=torch.float64)
+    scores = []
+    for weight in grid:
+        old = part.stats.decayed(torch.full_like(new.n, weight))
+        scores.append(
+            (
+                personal.evidence(part.prior, part.prior_mean, old + new)
+                - personal.evidence(part.prior, part.prior_mean, old)
+            ).sum(1)
+        )
+    loglik = torch.stack(scores, 1)
+    # Start from "nobody drifts" being as likely as all else together, one pseudo-user's worth of it is kept.
+    start = torch.full((len(grid),), 0.5 / max(1, len(grid) - 1), dtype=torch.float64)
+    start[0] = 0.5 if len(grid) > 1 else 1.0
+    share = start
+    for _ in range(50):
+        belief = torch.softmax(loglik + share.log(), 1)
+        share = (belief.sum(0) + start) / (len(loglik) + 1)
+    best = torch.softmax(loglik + share.log(), 1).argmax(1)
+    return torch.tensor(grid, dtype=torch.float64)[best]

@@ -1,0 +1,103 @@
+"""`physique predict`: photos to a table of scores by the champion, and a picture of what was seen."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.scores import DIMENSIONS
+
+
+def predict_files(photos: list[Path], user: str | None, overlay: Path | None, as_json: bool) -> int:
+    """Print scores; the exit code: 0, or 1 when a photo could not be answered (a line on stderr says why).
+
+    Raises:
+        LookupError: no champion is registered yet.
+        ValueError: --overlay with several photos.
+    """
+    if overlay is not None and len(photos) > 1:
+        raise ValueError(f"--overlay: {overlay} is one picture, {len(photos)} photos were given; give one photo")
+    readable, failed = [], 0
+    for path in photos:
+        try:
+            readable.append((path, path.read_bytes()))
+        except OSError as error:
+            failed += 1
+            print(f"physique: {path}: {error.strerror or error}", file=sys.stderr)
+    if readable:
+        failed += _answer(readable, user, overlay, as_json)
+    return int(failed > 0)
+
+
+def _answer(photos: list[tuple[Path, bytes]], user: str | None, overlay: Path | None, as_json: bool) -> int:
+    from model.images import UnreadableImage, decode
+    from model.predictor import Predictor
+    from tasks.registry import PERSONAL, champion_bundle
+
+    good, failed = [], 0
+    for path, data in photos:  # before the models are loaded: a wrong file is said at once
+        try:
+            decode(data)
+            good.append((path, data))
+        except UnreadableImage as error:
+            failed += 1
+            print(f"physique: {path}: {error}", file=sys.stderr)
+    if not good:
+        return failed
+    predictor = Predictor(champion_bundle(PERSONAL))
+    if user is not None and int(predictor.bank.index([user])[0]) < 0:  # type: ignore[union-attr]
+        print(f"physique: user {user!r} is not in the bank; answered as for a new user", file=sys.stderr)
+    answers = predictor([data for _, data in good], [user] * len(good))
+    rows = []
+    for (path, data), answer in zip(good, answers):
+        rows.append((path, answer))
+        if overlay is not None:
+            draw(np.asarray(decode(data)), answer, predictor).save(overlay)
+    if as_json:
+        for path, answer in rows:
+            print(json.dumps(_plain(path, user, answer)))
+    else:
+        _table(rows, user, predictor)
+    return failed
+
+
+def draw(image: np.ndarray, answer: Any, predictor: Any) -> Any:
+    """The photo (PIL image) with its mesh and scores, or as it is when nobody was found."""
+    from PIL import Image
+
+    from model.overlay import overlay
+
+    if answer.status != "ok":
+        return Image.fromarray(image)
+    return Image.fromarray(overlay(image, answer.row, predictor.extractor.body))
+
+
+def _plain(path: Path, user: str | None, answer: Any) -> dict[str, Any]:
+    scores = {d: round(float(s), 3) for d, s in zip(DIMENSIONS, answer.scores) if np.isfinite(s)}
+    box = None if answer.row.box is None else [round(float(v), 1) for v in answer.row.box]
+    return {"photo": str(path), "user": user, "known_user": bool(answer.known), "status": answer.status,
+            "box": box, "scores": scores}  # fmt: skip
+
+
+def _table(rows: list[tuple[Path, Any]], user: str | None, predictor: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    rated = [k for k in range(len(DIMENSIONS)) if predictor.rated[k]]
+    table = Table(title=f"scores for {user or 'a new user'}, 0 to 10", title_justify="left")
+    table.add_column("photo")
+    table.add_column("person")
+    for k in rated:
+        table.add_column(DIMENSIONS[k], justify="right")
+    for path, answer in rows:
+        cells = []
+        for k in rated:
+            sd = f" ± {answer.sd[k]:.1f}" if np.isfinite(answer.sd[k]) else ""
+            cells.append(f"{answer.scores[k]:.2f}{sd}")
+        found = "found" if answer.status == "ok" else f"nobody found: {answer.row.reason or 'scored from the image'}"
+        table.add_row(str(path), found, *cells)
+    Console().print(table)

@@ -1,0 +1,70 @@
+"""Where a result comes from: the git commit, the DVC hashes of its inputs, the Prefect run, the versions."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("prefect", "ray", "torch", "timm", "smplx", "dvc", "pyarrow", "mlflow")
+
+
+def git_commit(folder: Path = Path()) -> str:
+    """The commit that is checked out, with `+changes` when tracked files differ; '' outside a repository."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
+    return commit + ("+changes" if commit and changed else "")
+
+
+def dvc_hashes(stage: str, folder: Path = Path()) -> dict[str, str]:
+    """What DVC knows of a stage's inputs: {path: md5}, of those that are outputs of other stages or files."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe")
+    lock_file = folder / "dvc.lock"
+    lock = (yaml.load(lock_file.read_text()) or {}) if lock_file.exists() else {}
+    known = {out["path"]: out["md5"] for s in lock.get("stages", {}).values() for out in s.get("outs", [])}
+    deps = lock.get("stages", {}).get(stage, {}).get("deps", [])
+    wanted = yaml.load((folder / "dvc.yaml").read_text())["stages"].get(stage, {}).get("deps", [])
+    paths = [w for w in wanted if isinstance(w, str)] or [dep["path"] for dep in deps]
+    return {path: known[path] for path in paths if path in known}
+
+
+def prefect_run() -> dict[str, str]:
+    """Id, name and page of the Prefect flow run this is called in; {} outside of one."""
+    from prefect.context import FlowRunContext
+    from prefect.settings import PREFECT_UI_URL
+
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return {}
+    run = context.flow_run
+    page = f"{PREFECT_UI_URL.value()}/runs/flow-run/{run.id}" if PREFECT_UI_URL.value() else ""
+    return {"id": str(run.id), "name": run.name, "url": page}
+
+
+def versions() -> dict[str, str]:
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def tags(stage: str) -> dict[str, str]:
+    """What every MLflow run and model version of a stage is tagged with."""
+    run = prefect_run()
+    found: dict[str, Any] = {"physique.stage": stage, "git.commit": git_commit()}
+    found |= {f"dvc.{path}": md5 for path, md5 in dvc_hashes(stage).items()}
+    found |= {f"prefect.{key}": value for key, value in run.items() if value}
+    return {key: str(value) for key, value in found.items() if value}

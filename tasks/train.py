@@ -1,0 +1,74 @@
+"""Ray Train, as every training stage uses it.
+
+A loop is a plain function of its config. It asks `ray.train.get_checkpoint()` itself, so a killed worker
+costs the epochs since the last report, and a killed driver no more than that: the run's name is made of its
+config, and Ray Train finds the reported checkpoints again under the same name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MAX_FAILURES = 3
+
+
+def run_name(stage: str, config: dict[str, Any]) -> str:
+    """Name of a training run: the stage and a hash of all that decides its result."""
+    text = json.dumps(config, sort_keys=True, default=str)
+    return f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def fit(
+    loop: Callable[[dict[str, Any]], None],
+    config: dict[str, Any],
+    *,
+    name: str,
+    workers: int,
+    cpus_per_worker: float,
+    gpus_per_worker: float = 0,
+    storage: Path = Path(".physique/train"),
+) -> dict[str, Any]:
+    """Train with `loop` on `workers` Ray Train workers; the metrics it reported last.
+
+    Args:
+        loop: a module-level function of its config; see the module's head.
+        config: JSON-able; with `name` it decides which interrupted run is gone on with.
+        cpus_per_worker: below 1 where loader and worker have to share a small machine.
+        storage: folder of checkpoints, shared by all nodes.
+
+    Raises:
+        ray.train.TrainingFailedError: the loop failed more than three times.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from tasks.engines import connect
+
+    connect()
+    storage = storage.resolve()
+    run = run_name(name, config)
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpus_per_worker > 0,
+            resources_per_worker={"CPU": cpus_per_worker}
+            | ({"GPU": gpus_per_worker} if gpus_per_worker else {}),
+        ),
+        run_config=RunConfig(
+            name=run,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    result = trainer.fit()
+    # A finished run is not to be gone on with: the same command given again trains again.
+    shutil.rmtree(storage / run, ignore_errors=True)
+    return dict(result.metrics or {})

@@ -1,0 +1,231 @@
+"""Stages 2 and 3 as Ray Train loops: the first bank of personal models, and a night of feedback.
+
+The mathematics is in `tasks.personal`, which needs no Ray; the loops read the tables, give it the workers to add
+sums up over, write checkpoints, and let rank 0 write the result.
+
+finetune_loop(config): every path is a string, every value JSON.
+    predictions      parquet (photo_id, model, appearance, health, posture): each expert model and `generic`
+    features         parquet (photo_id, vector) of fused features, or None
+    labels, raters   parquet of the contract
+    out              folder: bank/ (model.bank), users.parquet, finetune.json are written into it
+    prior_share      share of users the prior is fitted on, by hash of the id; the rest are judged      [0.6]
+    axes, fused_axes most axes of the experts' predictions and of the fused features in φ               [32, 8]
+    iterations       most EM iterations; stops at a relative gain of 1e-6                               [30]
+    caution, hold    how far Σ is held back (model.personal.maximise)                                   [10, 0.5]
+    confidence       of the gate (model.gate)                                                           [0.7]
+    min_ratings      fewer ratings: the prior is served                                                 [5]
+    checkpoint_every EM iterations                                                                      [5]
+
+continual_loop(config):
+    bank             folder of the current bank
+    feedback         parquet snapshot of the contract
+    predictions, features   as above, for all photos with feedback
+    raters           parquet, for the surveys of users that the bank does not know; or None
+    out              folder: bank/, users.parquet, continual.json
+    forget           weights that older ratings may get; each user's is chosen by the evidence           [1, .5, .25, .1]
+    confidence, min_ratings  as above
+
+    .venv/bin/python -m pytest tests/tasks/test_train_personal.py
+"""
+
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model import gate, personal
+from model.bank import Bank, load_bank
+from model.scores import DIMENSIONS
+from tasks.personal import Night, Team, finetune, night
+from tasks.ratings import as_feedback, as_ratings, as_users, read_photos
+from tasks.tables import read_table, write_json, write_table
+
+
+def finetune_loop(config: dict[str, Any]) -> None:
+    """Ray Train loop of stage 2; config in the module's head."""
+    import ray.train
+
+    started = time.perf_counter()
+    team = _ray_team()
+    photos = read_photos(config["predictions"], config.get("features"))
+    users, surveys, experts, expert_surveys = as_users(read_table(config["raters"]))
+    ratings, aside = as_ratings(read_table(config["labels"]), users, photos)
+    resume = None
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            state = load_file(Path(folder) / "prior.safetensors")
+        resume = int(state.pop("iteration")), personal.Prior(**state)
+
+    def report(iteration: int, prior: personal.Prior, loglik: float) -> None:
+        metrics = {"iteration": iteration, "log_evidence": loglik}
+        if team.rank != 0:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            state = prior.tensors() | {"iteration": torch.tensor(iteration)}
+            save_file({k: v.contiguous() for k, v in state.items()}, Path(folder) / "prior.safetensors")
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    bank = finetune(photos, users, surveys, experts, expert_surveys, ratings, config, team, resume, report)
+    if bank is None:
+        return
+    out = Path(config["out"])
+    bank.save(out / "bank")
+    write_table(_entries(bank), out / "users.parquet")
+    summary = {
+        "users": len(users),
+        "judged": int(bank.judged.sum()),
+        "prior_users": dict(zip(DIMENSIONS, bank.prior.users.tolist())),
+        "dimensions": [d for d, n in zip(DIMENSIONS, bank.prior.users.tolist()) if n > 0],
+        "features": bank.basis.size,
+        "models": photos.models,
+        "kappa": dict(zip(DIMENSIONS, bank.prior.kappa.tolist())),
+        "noise_sd": dict(zip(DIMENSIONS, bank.prior.noise.sqrt().tolist())),
+        "temper": bank.selection.temper,
+        "experts_chosen": dict(Counter(bank.basis.experts[i] for i in bank.expert.tolist())),
+        "entries": _counted(bank.reason, bank.prior.users > 0),
+        "set_aside": dict(aside),
+        "seconds": round(time.perf_counter() - started, 3),
+        **bank.about,
+    }
+    write_json(summary, out / "finetune.json")
+
+
+def continual_loop(config: dict[str, Any]) -> None:
+    """Ray Train loop of stage 3; config in the module's head. Restarts whole: a night is one closed-form step."""
+    import ray.train
+
+    started = time.perf_counter()
+    team = _ray_team()
+    bank = load_bank(Path(config["bank"]))
+    photos = read_photos(config["predictions"], config.get("features"))
+    if photos.models != list(bank.basis.models):
+        raise ValueError(
+            f"predictions are of models {', '.join(photos.models)}, the bank in {config['bank']} was made for "
+            f"{', '.join(bank.basis.models)}: predict with the same models"
+        )
+    surveys: dict[str, dict] = {}
+    if config.get("raters"):
+        known, answers, *_ = as_users(read_table(config["raters"]))
+        surveys = dict(zip(known, answers))
+    users, ratings, aside = as_feedback(read_table(config["feedback"]), photos)
+    test = int((~photos.fitting()[ratings.photo]).sum())
+    fitted = len(ratings) - test
+    result = (
+        night(bank, photos, users, ratings, config, surveys=surveys, team=team) if fitted else (bank, None)
+    )
+    if result is not None:
+        after, what = result
+        out = Path(config["out"])
+        after.save(out / "bank")
+        rated = after.prior.users > 0
+        summary = {
+            "users": len(after.users),
+            "updated": 0 if what is None else len(what.users),
+            "new_users": 0 if what is None else what.known.count(False),
+            "promoted": 0 if what is None else int(what.promoted.any(1).sum()),
+            "entries": {} if what is None else _counted(what.reason, rated),
+            "drifting": 0 if what is None else int((what.forget < 1).sum()),
+            "ratings_fitted": fitted,
+            "ratings_kept_for_judging": test,
+            "set_aside": dict(aside),
+            "unchanged": what is None,
+            "reason": "no new ratings on fitting photos: the bank is unchanged" if what is None else None,
+            "round": after.round,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        write_table(_entries(after, what), out / "users.parquet")
+        write_json(summary, out / "continual.json")
+    ray.train.report({"ratings": fitted, "users": len(users)})
+
+
+def _counted(reason: Tensor, rated: Tensor) -> dict[str, dict[str, int]]:
+    """dimension → reason → entries, rated dimensions only."""
+    return {
+        name: {gate.REASONS[code]: count for code, count in sorted(Counter(reason[:, d].tolist()).items())}
+        for d, name in enumerate(DIMENSIONS)
+        if rated[d]
+    }
+
+
+def _entries(bank: Bank, what: Night | None = None) -> pa.Table:
+    """One row per user and rated dimension: what the gate said. With `what`, only the users of the night.
+
+    gain: over the prior (`gain_current`: over the entry served before), a difference of weighted pair concordances.
+    """
+    rows = list(range(len(bank.users))) if what is None else bank.index(what.users).tolist()
+    columns: dict[str, list] = {
+        name: []
+        for name in (
+            "user_id",
+            "dimension",
+            "expert",
+            "judged",
+            "ratings",
+            "reason",
+            "version",
+            "gain",
+            "gain_sd",
+        )
+    }
+    night_columns: dict[str, list] = {
+        name: [] for name in ("new_ratings", "forget", "gain_current", "new_user")
+    }
+    for d, dimension in enumerate(DIMENSIONS):
+        if bank.prior.users[d] == 0:
+            continue
+        for i, row in enumerate(rows):
+            sd = float(bank.gain_variance[row, d]) ** 0.5
+            values = (
+                bank.users[row],
+                dimension,
+                bank.basis.experts[int(bank.expert[row])],
+                bool(bank.judged[row]),
+                int(bank.ratings[row, d]),
+                gate.REASONS[int(bank.reason[row, d])],
+                int(bank.version[row]),
+                float(bank.gain[row, d]),
+                sd if sd < float("inf") else None,
+            )
+            for column, value in zip(columns.values(), values):
+                column.append(value)
+            if what is not None:
+                extra = (
+                    int(what.new_ratings[i, d]),
+                    float(what.forget[i]),
+                    float(what.against_current.gain[i, d]),
+                    not what.known[i],
+                )
+                for column, value in zip(night_columns.values(), extra):
+                    column.append(value)
+    return pa.table(columns | (night_columns if what is not None else {}))
+
+
+def _ray_team() -> Team:
+    """The workers of this Ray Train job, over torch.distributed where there are several."""
+    import ray.train
+
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    if world == 1:
+        return Team()
+    torch.set_num_threads(1)
+
+    def total(tensor: Tensor) -> Tensor:
+        whole = tensor.clone()
+        torch.distributed.all_reduce(whole)
+        return whole
+
+    def gather(value: Any) -> list | None:
+        values: list = [None] * world
+        torch.distributed.gather_object(value, values if rank == 0 else None)
+        return values if rank == 0 else None
+
+    return Team(rank, world, total, gather)
