@@ -19,8 +19,9 @@ from model import metrics, personal
 from model.basis import GENERIC, fit_basis
 from model.body import build_standin, load_body, measure
 from model.scores import DIMENSIONS
-from tasks.mannequins.raters import ATTRIBUTES, attributes, simulate
+from tasks.mannequins.raters import simulate
 from tasks.mannequins.scene import sample_person
+from tasks.mannequins.tastes import ATTRIBUTES, MIXTURES, attributes, draw_raters, key, opinions
 
 COUNTS = (0, 5, 10, 25, 50)
 
@@ -54,6 +55,17 @@ def readings(truth: pd.DataFrame, reading: float, rng: np.random.Generator) -> d
     return terms
 
 
+def repeatability(truth: pd.DataFrame, users: list[str], seed: int) -> np.ndarray:
+    """Mean SRCC (D,) between two answers of the same user to the same photos."""
+    z = attributes(truth)
+    keys = np.array([key(seed, "key", name) for name in truth["photo"]], np.uint64)
+    values = []
+    for person in draw_raters(users, 4, seed):
+        once, twice = (opinions(person, z, keys, MIXTURES, seed, occasion) for occasion in ("first", "later"))
+        values.append([metrics.srcc(once[:, d], twice[:, d])[0] for d in range(len(DIMENSIONS))])
+    return np.mean(values, 0)
+
+
 def ridge(x: np.ndarray, y: np.ndarray, strength: float = 30.0) -> np.ndarray:
     """Weights (terms + 1,) of y on x, intercept last."""
     mean = y.mean()
@@ -77,8 +89,7 @@ def main() -> None:
     fit = np.arange(args.photos) < 0.7 * args.photos
     ratings = cohort.ratings.assign(at=cohort.ratings["photo"].map(place))
     wide = {
-        d: ratings.pivot(index="rater_id", columns="at", values=d).reindex(columns=range(args.photos))
-        for d in DIMENSIONS
+        d: ratings.pivot(index="rater_id", columns="at", values=d).reindex(columns=range(args.photos)) for d in DIMENSIONS
     }
     experts = [r for r in wide[DIMENSIONS[0]].index if r.startswith("expert")]
     terms = readings(truth, args.reading, rng)
@@ -109,9 +120,10 @@ def main() -> None:
 
     early, late = np.arange(len(teachers)), np.arange(len(teachers), len(users))
     prior = personal.fit_prior(stats(early, None), basis.generic_weights(), iterations=30)
+    repeats = repeatability(truth, users[:40], args.seed)
     print(f"{len(judged)} judged users, {args.photos} photos, {args.experts} experts, reading {args.reading}\n")
-    print("| dimension | generic SRCC | " + " | ".join(f"gain at {c}" for c in COUNTS) + " |")
-    print("|---" * (2 + len(COUNTS)) + "|")
+    print("| dimension | repeats themselves | generic SRCC | " + " | ".join(f"gain at {c}" for c in COUNTS) + " |")
+    print("|---" * (3 + len(COUNTS)) + "|")
     for d, name in enumerate(DIMENSIONS):
         target = np.where(fit, np.nan, rated[late, :, d])
         generic = metrics.srcc(predictions[:, -1, d], target)
@@ -124,7 +136,7 @@ def main() -> None:
                 gains.append(metrics.srcc(scores, target) - generic)
             middle, lo, hi = metrics.interval(np.mean(gains, 0), seed=0)
             cells.append(f"{middle:+.3f} ({lo:+.3f}, {hi:+.3f})")
-        print(f"| {name} | {np.nanmean(generic):.3f} | " + " | ".join(cells) + " |")
+        print(f"| {name} | {repeats[d]:.3f} | {np.nanmean(generic):.3f} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

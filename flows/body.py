@@ -23,4 +23,4 @@ def body(out: str = "data/body") -> None:
 
 
 if __name__ == "__main__":
-    run(body, ray=False)
+    run(body)

@@ -60,7 +60,7 @@ def run(
     from tasks.faults import told
 
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
-    with told(), engines(with_ray=True):
+    with told(), engines():
         done = nightly_flow() if nightly else pipeline(target=target, force=force)
     for stage, state in done.items():
         typer.echo(f"{stage:12} {state}")

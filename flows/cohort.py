@@ -31,4 +31,4 @@ def cohort(out: str = "data/cohort") -> dict:
 
 
 if __name__ == "__main__":
-    run(cohort, ray=False)
+    run(cohort)

@@ -21,4 +21,4 @@ def mannequins(body: str = "data/body", out: str = "data/mannequins") -> None:
 
 
 if __name__ == "__main__":
-    run(mannequins, ray=False)
+    run(mannequins)

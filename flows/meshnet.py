@@ -9,15 +9,24 @@ from prefect import flow
 
 from tasks.bodies import body_file
 from tasks.params import load_params
+from tasks.progress import counted
 from tasks.stage import run
-from tasks.train_mesh_net import train_mesh_net
+from tasks.train import fit
+from tasks.train_mesh_net import mesh_net_loop, mesh_net_settings, render_training_set
 
 
 @flow
 def meshnet(body: str = "data/body", out: str = "data/meshnet") -> None:
     """Render training crops on Ray, train with Ray Train, measure on mannequins never trained on."""
     params = load_params()
-    train_mesh_net(body_file(Path(body))[0], Path(out), params.meshnet, params.seed)
+    model, crops = body_file(Path(body))[0], Path(".physique/crops")
+    with counted("training crops") as on_progress:
+        train = render_training_set(model, crops, params.meshnet.crops, seed=params.seed, on_progress=on_progress)
+    with counted("held-out crops") as on_progress:
+        held_out = params.meshnet.held_out
+        val = render_training_set(model, crops, held_out, seed=params.seed + 1, on_progress=on_progress)
+    config = mesh_net_settings(params.meshnet, params.seed, model, train, val, Path(out))
+    fit(mesh_net_loop, config, name="meshnet", workers=params.meshnet.workers, cpus_per_worker=0.5)
 
 
 if __name__ == "__main__":

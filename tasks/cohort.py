@@ -50,9 +50,7 @@ def build_cohort(
     aside = cohort.quarantine
     not_photos = len(aside.of_files())
     with replaced_folder(out) as folder:
-        index = write_photos(
-            cohort.photos, folder / "photos", cohort.source, cohort.photos_label, aside, on_progress
-        )
+        index = write_photos(cohort.photos, folder / "photos", cohort.source, cohort.photos_label, aside, on_progress)
         if index.photos == index.unreadable:
             raise BadInput(f"{cohort.photos_label}: none of the {len(cohort.photos)} files is a picture")
         resolve = index.resolver()

@@ -55,7 +55,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def keep(owner: int, state: Path, with_ray: bool) -> None:
+def keep(owner: int, state: Path) -> None:
     """Body of the keeper: start what is missing, write down where it is, wait for `owner` to end, stop it."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
@@ -79,7 +79,7 @@ def keep(owner: int, state: Path, with_ray: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner; we leave when it has left
     try:
         address = os.environ.get("RAY_ADDRESS", "")
-        if with_ray and not address:
+        if not address:
             address = start_ray()
         if server is not None:
             wait_healthy(url, server)
@@ -96,7 +96,7 @@ def keep(owner: int, state: Path, with_ray: bool) -> None:
                 os.killpg(server.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(10)
-        if with_ray and not os.environ.get("RAY_ADDRESS"):
+        if not os.environ.get("RAY_ADDRESS"):
             import ray
 
             ray.shutdown()
@@ -139,13 +139,13 @@ def wait_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
     raise RuntimeError(f"the Prefect server did not answer within {START_LIMIT_S} s")
 
 
-def shared(owner: int, with_ray: bool) -> dict[str, str]:
+def shared(owner: int) -> dict[str, str]:
     """Addresses of the engines kept for `owner`; starts their keeper when there is none."""
     STATE.parent.mkdir(parents=True, exist_ok=True)
-    state = STATE.with_name(f"engines-{owner}{'' if with_ray else '-prefect'}.json")
+    state = STATE.with_name(f"engines-{owner}.json")
     if not (state.exists() and alive(json.loads(state.read_text())["pid"])):
         state.unlink(missing_ok=True)
-        argv = [sys.executable, "-m", "tasks.engines", str(owner), str(state), "ray" if with_ray else "-"]
+        argv = [sys.executable, "-m", "tasks.engines", str(owner), str(state)]
         output = state.with_suffix(".keeper.log").open("w")
         keeper = subprocess.Popen(argv, stdout=output, stderr=output, start_new_session=True)
         end = time.monotonic() + START_LIMIT_S
@@ -157,7 +157,7 @@ def shared(owner: int, with_ray: bool) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def engines(with_ray: bool = True) -> Iterator[None]:
+def engines() -> Iterator[None]:
     """Prefect's API and Ray's address for what runs inside.
 
     With PREFECT_API_URL and RAY_ADDRESS set, those are used and nothing is started.
@@ -166,8 +166,8 @@ def engines(with_ray: bool = True) -> Iterator[None]:
 
     ray_environment()
     url, address = PREFECT_API_URL.value(), os.environ.get("RAY_ADDRESS")
-    if not url or (with_ray and not address):
-        found = shared(root_process(), with_ray)
+    if not url or not address:
+        found = shared(root_process())
         url, address = url or found["prefect"], address or found["ray"]
     before = os.environ.get("RAY_ADDRESS")
     if address:
@@ -204,4 +204,4 @@ def disconnect() -> None:
 
 
 if __name__ == "__main__":
-    keep(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "ray")
+    keep(int(sys.argv[1]), Path(sys.argv[2]))

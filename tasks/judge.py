@@ -28,19 +28,50 @@ def wide(ratings: Ratings, users: int, photos: int) -> np.ndarray:
     return table
 
 
-def rows_of(predicted: np.ndarray, rated: np.ndarray, seed: int, **labels: Any) -> list[Row]:
-    """One row per dimension and metric: labels, dimension, metric, mean, lo, hi, users.
+AGAINST = {
+    ("pretrain", "expert"): "generic",
+    ("finetune", "selected expert"): "generic",
+    ("finetune", "prior"): "selected expert",
+    ("finetune", "personal"): "selected expert",
+}
+"""(stage, model) → the model of the same stage that its gain is measured against."""
+MEAN = "mean"
+"""The dimension of rows that average a user's figures over the dimensions they rated."""
 
-    predicted (U, N, D) or (N, D), rated (U, N, D); dimensions without a single user's value are left out.
+
+def with_mean(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """(D, U) → (dimension, (U,)) of each dimension that somebody rated, and their mean where there are several."""
+    rated = [d for d in range(len(values)) if not np.isnan(values[d]).all()]
+    named = [(DIMENSIONS[d], values[d]) for d in rated]
+    if len(rated) > 1:
+        some = ~np.isnan(values[rated]).all(0)
+        mean = np.full(values.shape[1], np.nan)
+        mean[some] = np.nanmean(values[rated][:, some], 0)
+        named.append((MEAN, mean))
+    return named
+
+
+def rows_of(predicted: dict[str, np.ndarray], rated: np.ndarray, seed: int, stage: str) -> list[Row]:
+    """One row per model, dimension and metric: stage, model, dimension, metric, mean, lo, hi, users.
+
+    predicted: model → (U, N, D) or (N, D); rated (U, N, D). The metric `gain` is the SRCC minus that of the model
+    in AGAINST (column `against`), paired by user. Dimensions without a single user's value are left out.
     """
-    result = []
-    for d, dimension in enumerate(DIMENSIONS):
-        for name, values in metrics.per_rater(predicted[..., d], rated[..., d]).items():
-            known = int((~np.isnan(values)).sum())
-            if known:
-                mean, lo, hi = metrics.interval(values, seed)
-                row = {"dimension": dimension, "metric": name, "mean": mean, "lo": lo, "hi": hi, "users": known}
-                result.append(labels | row)
+    result: list[Row] = []
+    scores: dict[str, np.ndarray] = {}
+    for model, said in predicted.items():
+        per_dimension = [metrics.per_rater(said[..., d], rated[..., d]) for d in range(len(DIMENSIONS))]
+        found = {name: np.stack([each[name] for each in per_dimension]) for name in metrics.METRICS}
+        scores[model] = found["srcc"]
+        against = AGAINST.get((stage, model))
+        if against in scores:
+            found["gain"] = scores[model] - scores[against]
+        for name, values in found.items():
+            for dimension, users in with_mean(values):
+                mean, lo, hi = metrics.interval(users, seed)
+                row = {"stage": stage, "model": model, "dimension": dimension, "metric": name}
+                row |= {"mean": mean, "lo": lo, "hi": hi, "users": int((~np.isnan(users)).sum())}
+                result.append(row | ({"against": against} if name == "gain" else {}))
     return result
 
 
@@ -66,16 +97,13 @@ def stage_table(
         own = expert_ratings[test[expert_ratings.photo]]
         rated = wide(own, len(bank.basis.experts), len(photos.ids))
         expert = np.stack([scores[:, named[name]] for name in bank.basis.experts])
-        result += rows_of(expert, rated, seed, stage="pretrain", model="expert")
-        if GENERIC in named:
-            result += rows_of(scores[:, named[GENERIC]], rated, seed, stage="pretrain", model=GENERIC)
+        said = {GENERIC: scores[:, named[GENERIC]]} if GENERIC in named else {}
+        result += rows_of(said | {"expert": expert}, rated, seed, "pretrain")
     judged = bank.judged[ratings.user] & test[ratings.photo]
     rated, users = _compact(ratings[judged], len(photos.ids))
     if len(users) == 0:
         return result
-    for model, predicted in predictions_of(bank, photos, users).items():
-        result += rows_of(predicted, rated, seed, stage="finetune", model=model)
-    return result
+    return result + rows_of(predictions_of(bank, photos, users), rated, seed, "finetune")
 
 
 def predictions_of(bank: Bank, photos: Photos, users: torch.Tensor) -> dict[str, np.ndarray]:
@@ -162,16 +190,15 @@ def learning_curve(
                 values["generic"].append(_srcc(scores[:, photos.models.index(GENERIC)], rated))
         means = {name: np.mean(v, 0) for name, v in values.items() if v}
         enough = have >= count
-        for d, dimension in enumerate(DIMENSIONS):
-            series = {name: np.where(enough, v[d], np.nan) for name, v in means.items()}
-            for rival in ("generic", "selected expert"):
-                if rival in series:
-                    series[f"gain over {rival}"] = series["personal"] - series[rival]
-            known = int((~np.isnan(series["personal"])).sum())
-            for name, v in series.items() if known else ():
+        series = {name: np.where(enough, v, np.nan) for name, v in means.items()}
+        for rival in ("generic", "selected expert"):
+            if rival in series:
+                series[f"gain over {rival}"] = series["personal"] - series[rival]
+        for name, values in series.items():
+            for dimension, v in with_mean(values):
                 mean, lo, hi = metrics.interval(v, seed)
                 row = {"count": count, "dimension": dimension, "model": name}
-                result.append(row | {"mean": mean, "lo": lo, "hi": hi, "users": known})
+                result.append(row | {"mean": mean, "lo": lo, "hi": hi, "users": int((~np.isnan(v)).sum())})
     return result
 
 
@@ -214,25 +241,18 @@ def night_table(
         groups["drifted"] = np.array([t is True for t in truth])
         groups["undrifted"] = np.array([t is False for t in truth])
     result: list[Row] = []
-    for d, dimension in enumerate(DIMENSIONS):
-        then, now = (metrics.per_rater(s[..., d], rated[..., d]) for s in scores)
-        for group, members in groups.items():
-            for metric in metrics.METRICS:
-                both = members & ~np.isnan(then[metric]) & ~np.isnan(now[metric])
+    for metric in metrics.METRICS:
+        then, now = (
+            np.stack([metrics.per_rater(said[..., d], rated[..., d])[metric] for d in range(len(DIMENSIONS))])
+            for said in scores
+        )
+        for (dimension, was), (_, became) in zip(with_mean(then), with_mean(now)):
+            for group, members in groups.items():
+                both = members & ~np.isnan(was) & ~np.isnan(became)
                 if not both.any():
                     continue
-                mean, lo, hi = metrics.interval((now[metric] - then[metric])[both], seed)
-                result.append(
-                    {
-                        "group": group,
-                        "dimension": dimension,
-                        "metric": metric,
-                        "before": float(then[metric][both].mean()),
-                        "after": float(now[metric][both].mean()),
-                        "mean": mean,
-                        "lo": lo,
-                        "hi": hi,
-                        "users": int(both.sum()),
-                    }
-                )
+                mean, lo, hi = metrics.interval((became - was)[both], seed)
+                row = {"group": group, "dimension": dimension, "metric": metric, "users": int(both.sum())}
+                row |= {"before": float(was[both].mean()), "after": float(became[both].mean())}
+                result.append(row | {"mean": mean, "lo": lo, "hi": hi})
     return result

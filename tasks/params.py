@@ -40,9 +40,7 @@ class Data(_Section):
         list[float] | None,
         Field(description="two numbers, the lowest and the highest score, as in [1, 7]; or null"),
     ]
-    experts: Annotated[
-        Annotated[int, Field(ge=1)] | None, Field(description="a whole number, 1 or more; or null")
-    ]
+    experts: Annotated[Annotated[int, Field(ge=1)] | None, Field(description="a whole number, 1 or more; or null")]
 
     @field_validator("scale")
     @classmethod
@@ -76,6 +74,8 @@ class Meshnet(_Section):
     """Training of the small mesh network."""
 
     crops: Count
+    held_out: Count
+    workers: Count
     epochs: Count
     batch: Count
     lr: Positive
@@ -134,7 +134,7 @@ class Finetune(_Section):
 class Continual(_Section):
     """Stage 3: one night of feedback."""
 
-    forget: Annotated[list[float], Field(min_length=1, description="weights from 0 to 1, as in [1, 0.5]")]
+    forget: Annotated[list[Share], Field(min_length=1, description="weights from 0 to 1, as in [1, 0.5]")]
     confidence: Annotated[float, Field(ge=0.5, lt=1, description="a number from 0.5 to below 1")]
     workers: Count
 
@@ -142,9 +142,7 @@ class Continual(_Section):
 class Evaluate(_Section):
     """The report's measurements."""
 
-    counts: Annotated[
-        list[int], Field(min_length=1, description="rising whole numbers, 0 or more, as in [0, 5, 10]")
-    ]
+    counts: Annotated[list[int], Field(min_length=1, description="rising whole numbers, 0 or more, as in [0, 5, 10]")]
     repeats: Count
     bootstrap: Count
 

@@ -34,9 +34,7 @@ PHOTOS = pa.schema(
         ("bytes", pa.binary()),  # the file as it came
     ]
 )
-RATERS = pa.schema(
-    [("rater_id", pa.string()), ("role", pa.string()), ("survey", pa.map_(pa.string(), pa.string()))]
-)
+RATERS = pa.schema([("rater_id", pa.string()), ("role", pa.string()), ("survey", pa.map_(pa.string(), pa.string()))])
 LABELS = pa.schema(
     [
         ("photo_id", pa.string()),
@@ -177,9 +175,7 @@ def check(table: pa.Table, name: str) -> pa.Table:
         _refuse(table, name, field, other, f"is not {length} numbers long")
     if "photo_id" in table.column_names:
         good = pc.match_substring_regex(table["photo_id"], "^[0-9a-f]{64}$")
-        _refuse(
-            table, name, "photo_id", pc.invert(good), "is not a sha256 in hex (64 digits 0-9a-f, lower case)"
-        )
+        _refuse(table, name, "photo_id", pc.invert(good), "is not a sha256 in hex (64 digits 0-9a-f, lower case)")
     if name in _UNIQUE:
         _refuse_repeats(table, name, _UNIQUE[name])
     if name in _ROWS:
@@ -192,14 +188,10 @@ def _shaped(table: pa.Table, name: str) -> pa.Table:
     schema = SCHEMAS[name]
     missing = [field for field in schema.names if field not in table.column_names]
     if missing:
-        raise BadTable(
-            f"{name} table, column {missing[0]}: is missing; the columns are {', '.join(schema.names)}"
-        )
+        raise BadTable(f"{name} table, column {missing[0]}: is missing; the columns are {', '.join(schema.names)}")
     extra = [field for field in table.column_names if field not in schema.names]
     if extra:
-        raise BadTable(
-            f"{name} table, column {extra[0]}: is unknown; the columns are {', '.join(schema.names)}"
-        )
+        raise BadTable(f"{name} table, column {extra[0]}: is unknown; the columns are {', '.join(schema.names)}")
     columns = []
     for field in schema:
         column = table[field.name]
@@ -258,9 +250,7 @@ def _check_labels(table: pa.Table) -> None:
 def _check_feedback(table: pa.Table) -> None:
     rating = pc.equal(table["kind"], "rating")
     for field in ("photo_id", "dimension", "value"):
-        _refuse(
-            table, "feedback", field, pc.and_(rating, pc.is_null(table[field])), "is missing for a rating"
-        )
+        _refuse(table, "feedback", field, pc.and_(rating, pc.is_null(table[field])), "is missing for a rating")
     _within(table, "feedback", "value", *SCALE, where=rating)
     _within(table, "feedback", "value", -1.0, 1.0, where=pc.invert(rating))
     _within(table, "feedback", "suggested", *SCALE)

@@ -81,9 +81,7 @@ def read_source(source: str, path: str | Path, scale: tuple[float, float] | None
         chosen, scale_from = _a_scale(settings["scale"], "cohort.yaml, scale"), "cohort.yaml"
     elif (seen := likert_scale(ratings)) is not None:
         chosen, scale_from = seen, "ratings"
-        notes.append(
-            f"no scale is given: the ratings are whole numbers from {seen[0]:g} to {seen[1]:g}, taken as it"
-        )
+        notes.append(f"no scale is given: the ratings are whole numbers from {seen[0]:g} to {seen[1]:g}, taken as it")
     else:
         chosen, scale_from = SCALE, "default"
     return Cohort(
@@ -109,9 +107,7 @@ def _folder(root: Path, quarantine: Quarantine, notes: list[str]) -> _Parts:
     if not (root / "photos").is_dir():
         raise BadInput(f"photos: no such folder in {root}; it holds the pictures that ratings.csv names")
     if not (root / "ratings.csv").exists():
-        raise BadInput(
-            f"ratings.csv: no such file in {root}; its columns are rater_id,photo,{','.join(DIMENSIONS)}"
-        )
+        raise BadInput(f"ratings.csv: no such file in {root}; its columns are rater_id,photo,{','.join(DIMENSIONS)}")
     ratings = read_csv(root / "ratings.csv", "ratings.csv", quarantine, required=("rater_id", "photo"))
     ask_for_scores(ratings, "ratings.csv")
     raters = feedback = None

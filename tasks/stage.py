@@ -12,7 +12,7 @@ DURATIONS = Path(".physique/durations.json")
 """Seconds of each stage's last run. Not a DVC output: a clock never makes a stage stale."""
 
 
-def run(flow: Callable[[], Any], *, ray: bool = True) -> None:
+def run(flow: Callable[[], Any]) -> None:
     """Body of `python -m flows.<stage>`: exits 1 with one line when the input is at fault."""
     from tasks.engines import engines
     from tasks.faults import told
@@ -20,7 +20,7 @@ def run(flow: Callable[[], Any], *, ray: bool = True) -> None:
     started = time.monotonic()
     quiet_prefect()
     with told():
-        with engines(with_ray=ray):
+        with engines():
             flow()
         record(getattr(flow, "name", "stage"), time.monotonic() - started)
 

@@ -28,9 +28,7 @@ def write_table(table: pa.Table, path: str | Path, row_group_size: int | None = 
     repeated = [field.name for field in table.schema if _repeats(field.type)]
 
     def write(file: BinaryIO) -> None:
-        pq.write_table(
-            table, file, row_group_size=row_group_size, compression="zstd", use_dictionary=repeated
-        )
+        pq.write_table(table, file, row_group_size=row_group_size, compression="zstd", use_dictionary=repeated)
 
     return _in_one_step(Path(path), write)
 
@@ -45,9 +43,7 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
     with pq.ParquetFile(path) as file:
         lacking = [column for column in columns or () if column not in file.schema_arrow.names]
         if lacking:
-            raise KeyError(
-                f"{path} has no column {lacking[0]!r}; it has {', '.join(file.schema_arrow.names)}"
-            )
+            raise KeyError(f"{path} has no column {lacking[0]!r}; it has {', '.join(file.schema_arrow.names)}")
         return file.read(columns=None if columns is None else list(columns))
 
 
@@ -55,9 +51,7 @@ def read_shards(folder: str | Path, columns: Sequence[str] | None = None) -> pa.
     """All `*.parquet` of a folder in order of their names, as one table (columns: only these)."""
     paths = shard_paths(folder)
     if not paths:
-        raise FileNotFoundError(
-            f"{folder} holds no *.parquet shard; run the stage that writes it (dvc repro)"
-        )
+        raise FileNotFoundError(f"{folder} holds no *.parquet shard; run the stage that writes it (dvc repro)")
     return pa.concat_tables([read_table(path, columns) for path in paths])
 
 
@@ -77,9 +71,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})"
-        ) from None
+        raise ValueError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})") from None
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -248,3 +249,20 @@ def _write(net: MeshNet, metrics: dict, out: Path) -> None:
     if out.exists():
         shutil.rmtree(out)
     part.replace(out)
+
+
+def mesh_net_settings(
+    settings: Any, seed: int, body: Path, train: list[Path], val: list[Path], out: Path
+) -> dict[str, Any]:
+    """Config of `mesh_net_loop` from the section `meshnet` of params.yaml."""
+    return {
+        "train": [str(path) for path in train],
+        "val": [str(path) for path in val],
+        "body": str(Path(body).resolve()),
+        "out": str(Path(out).resolve()),
+        "seed": seed,
+        "epochs": settings.epochs,
+        "batch_size": settings.batch,
+        "learning_rate": settings.lr,
+        "weight_decay": 0.01,
+    }

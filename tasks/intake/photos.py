@@ -34,9 +34,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM
 """What PIL may recognise: pictures only (no EPS or PDF, which start other programs)."""
 
 
-def find_photos(
-    root: Path, quarantine: Quarantine, label: str, also_there: tuple[str, ...] = ()
-) -> dict[str, Path]:
+def find_photos(root: Path, quarantine: Quarantine, label: str, also_there: tuple[str, ...] = ()) -> dict[str, Path]:
     """Files under `root` (sub-folders too) by their path inside it, sorted; links to files are followed.
 
     label: what the quarantine table calls the folder. also_there: suffixes that belong to the source but are

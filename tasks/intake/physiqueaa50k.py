@@ -41,15 +41,12 @@ def read_physiqueaa50k(
     stages = sorted({folder.parent.name for folder in folders})
     first = [stage for stage in stages if _PRE_TRAINING.search(stage)]
     if not first:
-        notes.append(
-            f"no stage is called pretrain or stage1 ({', '.join(stages)}): no expert folder is known"
-        )
+        notes.append(f"no stage is called pretrain or stage1 ({', '.join(stages)}): no expert folder is known")
     names = Counter(folder.name for folder in folders)
     who = {f: f.name if names[f.name] == 1 else f"{f.parent.name}-{f.name}" for f in folders}
     alone = _alone(photos)
     parts = [
-        _scores(path, root, who[path.parent], _finder(path.parent, root, photos, alone), quarantine)
-        for path in tables
+        _scores(path, root, who[path.parent], _finder(path.parent, root, photos, alone), quarantine) for path in tables
     ]
     ratings = pa.concat_tables(parts, promote_options="default")
     for position, column in enumerate(ratings.schema):
@@ -66,9 +63,7 @@ def read_physiqueaa50k(
     return photos, root.name, ratings, raters, None
 
 
-def _scores(
-    path: Path, root: Path, rater_id: str, find: Callable[[str], str], quarantine: Quarantine
-) -> pa.Table:
+def _scores(path: Path, root: Path, rater_id: str, find: Callable[[str], str], quarantine: Quarantine) -> pa.Table:
     """One train.csv or val.csv in the columns of ratings.csv."""
     name = path.relative_to(root).as_posix()
     table = read_csv(path, name, quarantine, required=("pic_name",))

@@ -17,6 +17,9 @@ LONGEST_VALUE = 200
 class BadInput(Exception):
     """The run cannot go on; the message is one line: what is wrong, where, and what would be right."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))  # names and values from the input may hold line breaks
+
 
 class Quarantine:
     """Collects what is set aside."""
@@ -44,9 +47,7 @@ class Quarantine:
 
     def reasons(self) -> dict[str, int]:
         """Findings per reason, the most frequent first."""
-        return dict(
-            sorted(Counter(row[3] for row in self._rows).items(), key=lambda pair: (-pair[1], pair[0]))
-        )
+        return dict(sorted(Counter(row[3] for row in self._rows).items(), key=lambda pair: (-pair[1], pair[0])))
 
     def table(self) -> pa.Table:
         """The quarantine table, in order of file, row and field."""

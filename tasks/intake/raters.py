@@ -59,14 +59,11 @@ def settle_raters(
             people[rater_id] = ("expert", people[rater_id][1])
         notes.append(f"no expert was named: the {len(chosen)} raters with the most ratings are the experts")
     rows = [
-        {"rater_id": rater_id, "role": role, "survey": survey}
-        for rater_id, (role, survey) in sorted(people.items())
+        {"rater_id": rater_id, "role": role, "survey": survey} for rater_id, (role, survey) in sorted(people.items())
     ]
     table = check(pa.Table.from_pylist(rows, schema=RATERS), "raters")
     count = sum(row["role"] == "expert" for row in rows)
-    return Raters(
-        table, count, len(rows) - count, len(without_row), len(set(people) - set(rated)), experts_from, notes
-    )
+    return Raters(table, count, len(rows) - count, len(without_row), len(set(people) - set(rated)), experts_from, notes)
 
 
 def _listed(raw: pa.Table, quarantine: Quarantine) -> dict[str, tuple[str, list[tuple[str, str]]]]:

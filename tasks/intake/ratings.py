@@ -142,9 +142,7 @@ def _text(raw: pa.Table, column: str) -> np.ndarray:
 def _photo_ids(raw: pa.Table, resolve: Callable[[str], str | None]) -> np.ndarray:
     """photo_id of every row as an object array, None where unknown; each name is looked up once."""
     names = raw["photo"].combine_chunks().dictionary_encode()
-    ids = np.array(
-        [resolve(name) if name else None for name in names.dictionary.to_pylist()] + [None], object
-    )
+    ids = np.array([resolve(name) if name else None for name in names.dictionary.to_pylist()] + [None], object)
     return ids[names.indices.to_numpy()]
 
 

@@ -1,64 +1,20 @@
-"""The stage `cohort`: good rows arrive, bad ones are named by file, row and field, every photo is counted."""
+"""Stage `cohort`: good rows arrive, bad ones are named by file, row and field; a useless run leaves no trace."""
 
-import hashlib
-import io
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from cohort_cases import NOW, RATERS, aside, built, labels, picture, source
 
-from model.scores import DIMENSIONS
-from tasks.cohort import BadInput, as_lines, build_cohort
-from tasks.intake import photos as intake_photos
+from tasks.cohort import BadInput, build_cohort
 from tasks.schemas import SCHEMAS
-from tasks.tables import read_json, read_shards, read_table
+from tasks.tables import read_json, read_table
 
-NOW = datetime(2026, 6, 1, tzinfo=UTC)
 LONDON = Path("..") / "shared" / "data" / "london"
 REPO = Path(__file__).parents[2]
-
-
-def picture(seed: int, size: tuple[int, int] = (8, 6), **options) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG" if not options else "JPEG", **options)
-    return file.getvalue()
-
-
-def source(root: Path, ratings: str, photos: int = 3, **files: str) -> Path:
-    """A folder source with photos 1.png, 2.png, ... and the given files (`raters_csv` is raters.csv)."""
-    (root / "photos").mkdir(parents=True)
-    for number in range(1, photos + 1):
-        (root / "photos" / f"{number}.png").write_bytes(picture(number))
-    for name, text in {"ratings_csv": ratings, **files}.items():
-        (root / name.replace("_", ".")).write_text(text, encoding="utf-8")
-    return root
-
-
-def built(root: Path, **options) -> tuple[dict, Path]:
-    out = root.parent / "cohort"
-    return build_cohort("folder", root, out, now=NOW, **options), out
-
-
-def aside(out: Path) -> list[str]:
-    return as_lines(read_table(out / "quarantine.parquet"), 1000)
-
-
-def labels(out: Path) -> list[tuple]:
-    """(photo name, rater, appearance, health, posture) in order."""
-    names = {
-        row["photo_id"]: row["name"] for row in read_shards(out / "photos", ["photo_id", "name"]).to_pylist()
-    }
-    rows = read_table(out / "labels.parquet").to_pylist()
-    return sorted((names[row["photo_id"]], row["rater_id"], *(row[d] for d in DIMENSIONS)) for row in rows)
-
-
-RATERS = "rater_id,role,sex\ne,expert,f\nu,user,\n"
 
 
 def test_good_rows_arrive_on_0_to_10(tmp_path):
@@ -80,9 +36,7 @@ def test_good_rows_arrive_on_0_to_10(tmp_path):
         {"rater_id": "e", "role": "expert", "survey": [("sex", "f")]},
         {"rater_id": "u", "role": "user", "survey": []},
     ]
-    assert [row["preference"] for row in read_table(out / "preferences.parquet").to_pylist()] == [
-        [1, 2, 3, 4, 5]
-    ]
+    assert [row["preference"] for row in read_table(out / "preferences.parquet").to_pylist()] == [[1, 2, 3, 4, 5]]
     assert aside(out) == []
     assert summary == read_json(out / "cohort.json")
     assert (summary["name"], summary["simulated"], summary["scale"]) == ("small", False, [1, 7])
@@ -126,8 +80,7 @@ def test_bad_ratings_are_named_and_the_rest_goes_on(tmp_path):
         "ratings.csv, line 8, rated_at: in the future ('2036-01-01')",
         "ratings.csv, line 9, row: wrong number of cells ('4 where the header has 7: e,1.png,5,5')",
         "ratings.csv, line 11, photo: repeated rating ('kept: ratings.csv, line 10')",
-        "ratings.csv, line 12, photo: second rating of the same rater, photo and time "
-        "('kept: ratings.csv, line 10')",
+        "ratings.csv, line 12, photo: second rating of the same rater, photo and time ('kept: ratings.csv, line 10')",
     ]
     assert labels(out) == [
         ("1.png", "u", 5, None, 6),
@@ -137,105 +90,9 @@ def test_bad_ratings_are_named_and_the_rest_goes_on(tmp_path):
         ("3.png", "u", 5, 5, 5),
     ]
     counts = summary["counts"]
-    assert (
-        counts["ratings_in"] == counts["ratings_out"] + counts["ratings_blank"] + counts["ratings_set_aside"]
-    )
+    assert counts["ratings_in"] == counts["ratings_out"] + counts["ratings_blank"] + counts["ratings_set_aside"]
     assert counts["quarantined"]["not a number"] == 2
     assert sum(counts["quarantined"].values()) == 13
-
-
-def test_every_file_among_the_photos_is_accounted_for(tmp_path):
-    root = source(tmp_path / "in", "rater_id,photo,health\nu,1.png,5\n", photos=2)
-    photos = root / "photos"
-    (photos / "copy.png").write_bytes(picture(1))
-    (photos / "empty.jpg").write_bytes(b"")
-    (photos / "broken.jpg").write_bytes(b"\xff\xd8 nothing more")
-    (photos / "notes.txt").write_text("not a photo")
-    (photos / "no_suffix").write_bytes(picture(50))
-    (photos / ".DS_Store").write_bytes(b"x")
-    (photos / "folder.jpg").mkdir()
-    (photos / "more").mkdir()
-    (photos / "more" / "turned.jpg").write_bytes(turned := picture(51, (8, 6), exif=_orientation(6)))
-    (photos / "more" / "up").symlink_to(photos, target_is_directory=True)
-    (photos / "loop.png").symlink_to(photos / "loop.png")
-    (photos / "gone.png").symlink_to(photos / "nowhere.png")
-    (photos / "linked.png").symlink_to(root / "elsewhere.png")
-    (root / "elsewhere.png").write_bytes(picture(52))
-    os.mkfifo(photos / "pipe.png")
-    summary, out = built(root, experts=1)
-    rows = {row["name"]: row for row in read_shards(out / "photos").to_pylist()}
-    assert list(rows) == [
-        "1.png",
-        "2.png",
-        "broken.jpg",
-        "empty.jpg",
-        "linked.png",
-        "more/turned.jpg",
-        "no_suffix",
-    ]
-    assert (rows["1.png"]["width"], rows["1.png"]["height"]) == (8, 6)
-    assert (rows["more/turned.jpg"]["width"], rows["more/turned.jpg"]["height"]) == (6, 8)
-    assert (rows["broken.jpg"]["width"], rows["empty.jpg"]["height"]) == (None, None)
-    assert rows["more/turned.jpg"]["bytes"] == turned
-    assert all(row["photo_id"] == hashlib.sha256(row["bytes"]).hexdigest() for row in rows.values())
-    assert aside(out) == [
-        "photos/.DS_Store, photo: hidden file",
-        "photos/copy.png, photo: same bytes as another photo ('1.png')",
-        "photos/folder.jpg, photo: a folder, not a photo",
-        "photos/gone.png, photo: link that leads nowhere",
-        "photos/loop.png, photo: link that leads nowhere",
-        "photos/more/up, photo: link to a folder, not followed",
-        "photos/notes.txt, photo: not a photo",
-        "photos/pipe.png, photo: not a regular file",
-    ]
-    counts = summary["counts"]
-    assert (counts["files"], counts["photos"], counts["duplicates"], counts["files_set_aside"]) == (
-        15,
-        7,
-        1,
-        7,
-    )
-    assert counts["photos_without_size"] == 2
-
-
-def _orientation(value: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = value
-    return exif
-
-
-def test_ratings_of_a_copy_count_for_the_first(tmp_path):
-    root = source(
-        tmp_path / "in",
-        "rater_id,photo,health\nu,copy.png,5\nv,copy.png,6\nv,1.png,7\ne,1.png,8\n",
-        raters_csv="rater_id,role\ne,expert\nu,\nv,user\n",
-    )
-    (root / "photos" / "copy.png").write_bytes(picture(1))
-    summary, out = built(root)
-    assert [(row[0], row[1], row[3]) for row in labels(out)] == [
-        ("1.png", "e", 8),
-        ("1.png", "u", 5),
-        ("1.png", "v", 6),
-    ]
-    assert aside(out)[1] == (
-        "ratings.csv, line 4, photo: second rating of the same rater, photo and time "
-        "('kept: ratings.csv, line 3')"
-    )
-    assert summary["counts"]["duplicates"] == 1
-
-
-def test_photo_names_as_people_write_them(tmp_path):
-    names = ["photos/1.png", "./2.png", "photos\\3.png", "IMG.PNG", "1", "été", "IMG.jpg"]
-    text = "rater_id,photo,health\n" + "".join(f"r{n},{name},5\n" for n, name in enumerate(names))
-    root = source(tmp_path / "in", text)
-    (root / "photos" / "img.png").write_bytes(picture(60))
-    (root / "photos" / "e\u0301te\u0301.png").write_bytes(picture(61))  # as macOS writes it
-    _, out = built(root)
-    assert {row[1]: row[0] for row in labels(out)} == {
-        **{"r0": "1.png", "r1": "2.png", "r2": "3.png", "r3": "img.png", "r4": "1.png"},
-        "r5": "e\u0301te\u0301.png",
-    }
-    assert aside(out) == ["ratings.csv, line 8, photo: unknown photo ('IMG.jpg')"]
 
 
 def test_raters(tmp_path):
@@ -245,10 +102,7 @@ def test_raters(tmp_path):
         raters_csv="rater_id,role,age\ne, Expert ,40\nu,,\nj,judge,50\n,user,1\nu,expert,\nsilent,user,30\n",
     )
     summary, out = built(root)
-    people = {
-        row["rater_id"]: (row["role"], row["survey"])
-        for row in read_table(out / "raters.parquet").to_pylist()
-    }
+    people = {row["rater_id"]: (row["role"], row["survey"]) for row in read_table(out / "raters.parquet").to_pylist()}
     assert people == {
         "e": ("expert", [("age", "40")]),
         "j": ("user", [("age", "50")]),
@@ -368,25 +222,6 @@ def test_a_useless_run_stops_and_leaves_the_old_cohort(tmp_path, text, damage, m
         built(root)
     assert "\n" not in str(caught.value)
     assert everything(out) == before
-
-
-def test_photos_are_packed_in_shards_by_rows_and_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(intake_photos, "SHARD_ROWS", 4)
-    root = source(tmp_path / "in", "rater_id,photo,health\nu,1.png,5\n", photos=10)
-    seen = []
-    summary, out = built(root, on_progress=lambda done, total: seen.append((done, total)))
-    shards = sorted((out / "photos").iterdir())
-    assert [pq.read_metadata(path).num_rows for path in shards] == [4, 4, 2]
-    assert seen == [(done, 10) for done in range(1, 11)]
-    names = read_shards(out / "photos", ["name"])["name"].to_pylist()
-    assert names == sorted(names)
-    monkeypatch.setattr(intake_photos, "SHARD_BYTES", 3 * len(picture(1)))
-    monkeypatch.setattr(intake_photos, "LARGEST_FILE", 10_000)
-    (root / "photos" / "huge.png").write_bytes(b"0" * 10_001)
-    summary, out = built(root)
-    assert summary["counts"]["shards"] >= 4
-    assert len(read_shards(out / "photos", ["name"])) == 10
-    assert aside(out) == ["photos/huge.png, photo: cannot be read (larger than 0 MiB)"]
 
 
 def test_the_papers_layout_from_end_to_end(tmp_path):

@@ -90,10 +90,10 @@ def test_scale_of_the_raters(tmp_path):
             "params.yaml: data.experts is 0; it must be a whole number, 1 or more; or null",
         ),
         (
-            "  half_life_days: 180",
-            "  half_live_days: 180",
-            "params.yaml: continual.half_life_days is missing; it must be a number above 0\n"
-            "params.yaml: continual.half_live_days is unknown; did you mean half_life_days?",
+            "  weight_decay: 0.05",
+            "  weigth_decay: 0.05",
+            "params.yaml: pretrain.weight_decay is missing; it must be a number, 0 or more\n"
+            "params.yaml: pretrain.weigth_decay is unknown; did you mean weight_decay?",
         ),
         (
             "[0, 5, 10, 25, 50]",

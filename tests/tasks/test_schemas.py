@@ -92,18 +92,14 @@ def test_mesh_rows(tmp_path):
         check(table(meshes(points=None), "mesh"), "mesh")
     with pytest.raises(BadTable, match="mesh table, row 1, betas: holds NaN"):
         check(table(meshes(betas=[float("inf")] * 10), "mesh"), "mesh")
-    with pytest.raises(
-        BadTable, match="mesh table, row 1, status: 'lost' is none of ok, no_person, unreadable"
-    ):
+    with pytest.raises(BadTable, match="mesh table, row 1, status: 'lost' is none of ok, no_person, unreadable"):
         check(table(meshes(status="lost"), "mesh"), "mesh")
     with pytest.raises(BadTable, match=r"mesh table, row 1, photo_id: .* is there already"):
         check(table(meshes(photo_id=B), "mesh"), "mesh")
 
 
 def test_embedding_rows():
-    rows = [
-        {"photo_id": A, "flipped": flipped, "vector": [1.0, 2.0], "encoder": "e"} for flipped in (False, True)
-    ]
+    rows = [{"photo_id": A, "flipped": flipped, "vector": [1.0, 2.0], "encoder": "e"} for flipped in (False, True)]
     check(table(rows, "embeddings"), "embeddings")
     for vector, message in (
         ([1.0], "row 1, vector: .* is not 2 numbers"),

@@ -79,6 +79,7 @@ def test_an_open_quote_at_the_end_swallows_nothing(tmp_path):
         ),
         (b"rater_id,photo,Photo\n", r"x\.csv, line 1: column 'photo' is there twice"),
         (b"rater_id,line\n", r"x\.csv, line 1: column 'line' is reserved"),
+        (b'name,"two\nlines"\n', r"x\.csv, line 1: column 'rater_id' is missing; found name, two lines, needed"),
     ],
 )
 def test_a_csv_that_cannot_be_used(tmp_path, raw, message):
@@ -95,16 +96,12 @@ def test_numbers_are_plain_decimals():
     assert np.isnan(values[3:]).all()
 
 
-@pytest.mark.parametrize(
-    "text", ["[1, 2, 3, 4, 5]", "1 2 3 4 5", "1;2;3;4;5", "[1. 2. 3. 4. 5.]", "(1,2, 3 ,4,5)"]
-)
+@pytest.mark.parametrize("text", ["[1, 2, 3, 4, 5]", "1 2 3 4 5", "1;2;3;4;5", "[1. 2. 3. 4. 5.]", "(1,2, 3 ,4,5)"])
 def test_preference_vectors(text):
     assert vector(text) == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[1,2,3,4]", "[1,2,3,4,nan]", "[1,2,3,4,1e99]", "__import__('os').getcwd()"]
-)
+@pytest.mark.parametrize("text", ["", "[1,2,3,4]", "[1,2,3,4,nan]", "[1,2,3,4,1e99]", "__import__('os').getcwd()"])
 def test_what_is_no_preference_vector(text):
     assert vector(text) is None
 

@@ -1,0 +1,39 @@
+"""The report: every stage against its baseline, on users and photos that nobody was fitted on.
+
+uv run dvc repro evaluate        then open report/index.html
+"""
+
+from pathlib import Path
+
+from prefect import flow
+
+from tasks.bodies import body_file
+from tasks.evaluation import cards, results
+from tasks.params import load_params
+from tasks.report.contact import contact_sheet
+from tasks.report.page import write_report
+from tasks.report.summary import markdown_summary, terminal_summary
+from tasks.stage import publish, run
+
+
+@flow
+def evaluate(
+    cohort: str = "data/cohort",
+    mesh: str = "data/mesh",
+    meshnet: str = "data/meshnet",
+    body: str = "data/body",
+    artifacts: str = "artifacts",
+    out: str = "report",
+) -> None:
+    """Judge, draw, write report/index.html, print the summary."""
+    from rich.console import Console
+
+    found = results(Path(cohort), Path(mesh), Path(meshnet), Path(artifacts), load_params())
+    pictures = cards(Path(cohort), Path(mesh), Path(artifacts) / "pretrain", body_file(Path(body))[0])
+    write_report(found, pictures, Path(out))
+    publish("report", markdown_summary(found, contact_sheet(pictures)))
+    Console().print(terminal_summary(found))
+
+
+if __name__ == "__main__":
+    run(evaluate)

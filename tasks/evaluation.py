@@ -1,0 +1,239 @@
+"""Everything the report says, gathered: judged models, learning curve, the night, accounting, where it came from."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from model.bank import Bank, load_bank
+from model.scores import DIMENSIONS
+from tasks.judge import Row, learning_curve, night_table, stage_table
+from tasks.params import Params
+from tasks.ratings import Photos, Ratings, as_feedback, as_ratings, read_photos
+from tasks.splits import TEST, split_of
+from tasks.stage import DURATIONS
+from tasks.tables import read_json, read_shards, read_table
+
+METRICS = ("srcc", "plcc", "accuracy")
+def results(cohort: Path, mesh: Path, meshnet: Path, artifacts: Path, params: Params) -> dict[str, Any]:
+    """The report's contents (tasks/report/results.py) from the stages' outputs."""
+    about = read_json(cohort / "cohort.json")
+    pretrain, finetune, continual = (artifacts / name for name in ("pretrain", "finetune", "continual"))
+    photos = read_photos(pretrain / "predictions.parquet", pretrain / "features.parquet")
+    labels = read_table(cohort / "labels.parquet")
+    before, after = load_bank(finetune / "bank"), load_bank(continual / "bank")
+    ratings, _ = as_ratings(labels, before.users, photos)
+    own, _ = as_ratings(labels, list(before.basis.experts), photos)
+    night_facts = read_json(continual / "continual.json")
+    effort = read_json(pretrain / "effort.json")
+    return {
+        "simulated": about["simulated"],
+        "cohort": {"name": about["name"]} | _counts(about, photos, before),
+        "provenance": _provenance(artifacts, params),
+        "stages": _stages(),
+        "table": _table(stage_table(before, photos, ratings, seed=params.seed, expert_ratings=own), ratings, photos),
+        "effort": {"rows": effort} if effort else None,
+        "curve": _curve(before, photos, ratings, params),
+        "night": _night(before, after, photos, cohort, params),
+        "gate": _gate(night_facts),
+        "mesh_error": _mesh_error(meshnet / "metrics.json"),
+        "quarantine": read_table(cohort / "quarantine.parquet").to_pylist(),
+        "accounting": _accounting(about, mesh),
+        "notes": _notes(about, night_facts),
+    }
+
+
+def _counts(about: dict[str, Any], photos: Photos, bank: Bank) -> dict[str, int]:
+    counts = about["counts"]
+    return {
+        "photos": counts["photos"],
+        "photos held out": sum(split_of(photo) == TEST for photo in photos.ids),
+        "experts": counts["experts"],
+        "users": counts["users"],
+        "users unseen by the prior": int(bank.judged.sum()),
+        "ratings": counts["ratings_out"],
+        "feedback events": counts["feedback_out"],
+    }
+
+
+def _provenance(artifacts: Path, params: Params) -> dict[str, Any]:
+    from datetime import UTC, datetime
+
+    from tasks.provenance import dvc_hashes, git_commit, prefect_run, versions
+
+    experts = read_json(artifacts / "pretrain" / "pretrain.json")["experts"].values()
+    bank = read_json(artifacts / "continual" / "continual.json")["registered"]
+    return {
+        "git_commit": git_commit(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "dvc": dvc_hashes("evaluate"),
+        "models": {each["name"]: each["version"] for each in (*experts, bank)},
+        "params": params.model_dump(),
+        "prefect_run": prefect_run().get("name", ""),
+    }
+
+
+def _stages() -> list[dict[str, Any]]:
+    known = read_json(DURATIONS) if DURATIONS.exists() else {}
+    return [{"name": name, "seconds": seconds} for name, seconds in known.items() if name != "evaluate"]
+
+
+def _table(rows: list[Row], ratings: Ratings, photos: Photos) -> list[dict[str, Any]]:
+    """One row per stage, model and dimension from the judge's one row per metric; gains where they are paired."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    test = sum(split_of(photo) == TEST for photo in photos.ids)
+    for row in rows:
+        key = (row["stage"], row["model"], row["dimension"])
+        entry = found.setdefault(
+            key,
+            {"stage": key[0], "model": key[1], "dimension": key[2], "baseline": key[1] == "generic"}
+            | {"gain": None, "raters": row["users"], "photos": test},
+        )
+        if row["metric"] in METRICS:
+            entry[row["metric"]] = [row["mean"], row["lo"], row["hi"]]
+        elif row["metric"] == "gain":
+            entry["gain"] = [row["mean"], row["lo"], row["hi"]]
+            entry["against"] = row["against"]
+    return [entry for entry in found.values() if all(metric in entry for metric in METRICS)]
+
+
+def _curve(bank: Bank, photos: Photos, ratings: Ratings, params: Params) -> list[dict[str, Any]]:
+    settings = params.evaluate
+    rows = learning_curve(
+        bank, photos, ratings, counts=tuple(settings.counts), repeats=settings.repeats, seed=params.seed
+    )
+    points: dict[tuple[int, str, str], dict[str, Any]] = {}
+    for row in rows:
+        value = [row["mean"], row["lo"], row["hi"]]
+        model = "personal" if row["model"].startswith("gain over") else row["model"]
+        point = points.setdefault(
+            (row["count"], row["dimension"], model),
+            {"ratings": row["count"], "dimension": row["dimension"], "model": model, "users": row["users"]}
+            | {"gain_generic": None, "gain_expert": None},
+        )
+        name = {"gain over generic": "gain_generic", "gain over selected expert": "gain_expert"}.get(row["model"], "srcc")
+        point[name] = value
+    return [point for point in points.values() if "srcc" in point]
+
+
+def _night(before: Bank, after: Bank, photos: Photos, cohort: Path, params: Params) -> list[dict[str, Any]]:
+    users, given, _ = as_feedback(read_table(cohort / "feedback.parquet"), photos)
+    if not users:
+        return []
+    truth = Path(params.data.path) / "raters_truth.csv"
+    drifted = None
+    if truth.is_file():
+        with truth.open(newline="") as stream:
+            drifted = {row["rater_id"]: row["drifted"] == "True" for row in csv.DictReader(stream)}
+    names = {"all": "everyone", "drifted": "taste drifted", "undrifted": "taste the same"}
+    return [
+        {
+            "group": names[row["group"]],
+            "dimension": row["dimension"],
+            "before": [row["before"], None, None],
+            "after": [row["after"], None, None],
+            "gain": [row["mean"], row["lo"], row["hi"]],
+            "users": row["users"],
+        }
+        for row in night_table(before, after, photos, given, users, drifted=drifted, seed=params.seed)
+        if row["metric"] == "srcc"
+    ]
+
+
+def _gate(facts: dict[str, Any]) -> dict[str, Any] | None:
+    if facts["unchanged"]:
+        return None
+    reasons: Counter[str] = Counter()
+    for decided in facts["entries"].values():
+        reasons.update(decided)
+    promoted = sum(count for reason, count in reasons.items() if reason.startswith("promoted"))
+    kept = {reason: count for reason, count in reasons.items() if not reason.startswith("promoted")}
+    return {
+        "promoted": promoted,
+        "kept_back": sum(kept.values()),
+        "reasons": kept,
+        "version": f"{facts['registered']['name']} version {facts['registered']['version']}",
+    }
+
+
+def _mesh_error(path: Path) -> dict[str, Any] | None:
+    facts = read_json(path)
+    keys = ("zero_pose_mm", "zero_pose_baseline_mm")
+    if not all(key in facts for key in keys):
+        return None
+    return {
+        "error_mm": [facts[keys[0]], None, None],
+        "baseline_mm": [facts[keys[1]], None, None],
+        "photos": facts["held_out"],
+        "precision": facts.get("presence_precision"),
+        "recall": facts.get("presence_recall"),
+    }
+
+
+def _accounting(about: dict[str, Any], mesh: Path) -> dict[str, dict[str, int]]:
+    counts = about["counts"]
+    status = Counter(read_shards(mesh, ["status"])["status"].to_pylist())
+    photos = {"seen": counts["files"]} | {name: status.get(name, 0) for name in ("ok", "no_person", "unreadable")}
+    photos |= {"duplicates": counts["duplicates"], "set aside": counts["files_set_aside"]}
+    ratings = {"seen": counts["ratings_in"], "used": counts["ratings_out"], "blank": counts["ratings_blank"]}
+    return {"photos": photos, "ratings": ratings | {"set aside": counts["ratings_set_aside"]}}
+
+
+def _notes(about: dict[str, Any], night: dict[str, Any]) -> dict[str, str]:
+    notes = {}
+    if not about["simulated"]:
+        notes["effort"] = "The experts' own ratings were used as they are: no pseudo-labels, no revision round."
+    if night["unchanged"]:
+        notes["night"] = notes["gate"] = f"No feedback in this cohort: {night['reason']}."
+    return notes
+
+
+def cards(cohort: Path, mesh: Path, pretrain: Path, body: Path, count: int = 18) -> list[Any]:
+    """Contact sheet: photos with mesh overlay and the generic model's scores, the odd ones among them."""
+    import io
+
+    from PIL import Image
+
+    from model.body import load_body
+    from model.extract import MeshRow
+    from model.images import UnreadableImage, decode
+    from model.overlay import overlay
+    from tasks.report.contact import Card
+
+    rows = read_shards(mesh).to_pylist()
+    odd = [row for row in rows if row["status"] != "ok"][: count // 4]
+    chosen = {row["photo_id"]: row for row in [*[r for r in rows if r["status"] == "ok"][: count - len(odd)], *odd]}
+    photos = read_shards(cohort / "photos", ["photo_id", "name", "bytes"])
+    photos = photos.filter(pc.is_in(photos["photo_id"], pa.array(list(chosen), pa.string())))
+    predictions = read_table(pretrain / "predictions.parquet")
+    said = {
+        row["photo_id"]: {d: row[d] for d in DIMENSIONS if row[d] is not None}
+        for row in predictions.filter(pc.equal(predictions["model"], "generic")).to_pylist()
+    }
+    model = load_body(body)
+    found = []
+    for photo in photos.to_pylist():
+        row = chosen[photo["photo_id"]]
+        picture, lines = None, ()
+        try:
+            image = np.asarray(decode(photo["bytes"]))
+            if row["status"] == "ok":
+                fields = {name: np.asarray(row[name], np.float32) for name in ("box", "betas", "pose", "camera")}
+                points = np.asarray(row["points"], np.float32)
+                image = overlay(image, MeshRow("ok", **fields, points=points), model)
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "JPEG", quality=88)
+            picture = buffer.getvalue()
+        except UnreadableImage as error:
+            lines = (str(error),)
+        if row["reason"] and not lines:
+            lines = (row["reason"],)
+        found.append(Card(picture, photo["name"], lines, said.get(photo["photo_id"], {}), {}, row["status"]))
+    return found

@@ -1,0 +1,101 @@
+"""A small checkout of this very tree in which the whole DAG has run once: what most end-to-end tests look at."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+SMALL = {
+    "mannequins": {"photos": 90, "users": 40, "ratings_per_user": 50, "feedback_per_user": 10, "judging_per_user": 10},
+    "meshnet": {"crops": 384, "held_out": 64, "epochs": 2},
+    "mesh": {"shard": 30},
+    "embed": {"shard": 45},
+    "pretrain": {"epochs": 10},
+    "finetune": {"iterations": 10},
+    "evaluate": {"counts": [0, 5, 10], "repeats": 1, "bootstrap": 200},
+}
+
+
+def small_params(folder: Path, **changes: dict) -> None:
+    """Write folder/params.yaml: the project's own with SMALL and `changes` in it."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    values = yaml.load((ROOT / "params.yaml").read_text())
+    for layer in (SMALL, changes):
+        for section, keys in layer.items():
+            values[section].update(keys)
+    with (folder / "params.yaml").open("w") as stream:
+        yaml.dump(values, stream)
+
+
+class Checkout:
+    """A copy of the tree with a git repository of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        names = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        for name in names:
+            if (ROOT / name).is_file() and name not in ("uv.lock", "dvc.lock"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        self.environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PREFECT_API_URL")} | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PREFECT_HOME": str(folder / ".prefect"),
+            "PYTHONPATH": str(folder),
+        }
+        for words in (["init", "-q"], ["add", "-A"]):
+            subprocess.run(["git", *words], cwd=folder, check=True)
+        who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        subprocess.run(["git", *who, "commit", "-qm", "start"], cwd=folder, check=True)
+
+    def run(self, *words: str, ok: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+        """Run a Python module with its words in the checkout; fails with its output unless `ok` is False."""
+        done = subprocess.run(
+            [sys.executable, "-m", *words],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert not ok or done.returncode == 0, f"{words}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start a Python module in the checkout."""
+        return subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """The whole DAG, run once on a small cohort."""
+    made = Checkout(tmp_path_factory.mktemp("checkout"))
+    small_params(made.folder)
+    made.first_run = made.run("dvc", "repro")  # type: ignore[attr-defined]
+    return made
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real photos and references beside the project."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no folder {SHARED.name}/ beside the project: real photos are not to be had here")
+    return SHARED
