@@ -28,7 +28,7 @@ FORMAT = 1
 
 @dataclass
 class Prediction:
-    """scores and sd (N, D), NaN on dimensions that nobody rated; known (N,): False = unknown user, answered by the prior."""
+    """scores and sd (N, D), NaN on dimensions that nobody rated; known (N,): False = unknown user, the prior answered."""
 
     scores: Tensor
     sd: Tensor

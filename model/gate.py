@@ -181,8 +181,8 @@ def decide(
     reason = torch.full(news.shape, PROMOTED)
     current = probability_better(_only(against_current, news)) >= confidence
     prior = probability_better(_only(against_prior, news)) >= confidence
-    reason[~prior] = NOT_ABOVE_PRIOR
     reason[~current] = NOT_ABOVE_CURRENT
+    reason[~prior] = NOT_ABOVE_PRIOR
     reason[against_prior.ratings < min_ratings] = TOO_FEW
     reason[~news] = NO_NEWS
     return reason == PROMOTED, reason

@@ -39,9 +39,9 @@ def _reframe(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     batch, _, height, width = images.shape
     size = torch.tensor([width, height], dtype=torch.float32)
-    scale = torch.exp(_uniform((batch, 1), -0.16, 0.16, generator))
-    shift = _uniform((batch, 2), -0.06, 0.06, generator) * size
-    angle = _uniform((batch,), -1, 1, generator) * math.radians(8)
+    scale = torch.exp(_uniform((batch, 1), -0.1, 0.1, generator))
+    shift = _uniform((batch, 2), -0.04, 0.04, generator) * size
+    angle = _uniform((batch,), -1, 1, generator) * math.radians(5)
     # too near (a portrait), too far, half outside
     bad = torch.rand(batch, generator=generator) < BADLY_FRAMED
     way = torch.randint(0, 3, (batch, 1), generator=generator)
@@ -76,13 +76,11 @@ def _reframe(
 
 def _light(images: Tensor, generator: torch.Generator) -> Tensor:
     batch = len(images)
-    gamma = torch.exp(_uniform((batch, 1, 1, 1), -0.4, 0.4, generator))
-    gain = torch.exp(_uniform((batch, 3, 1, 1), -0.15, 0.15, generator))
-    grey = (torch.rand((batch, 1, 1, 1), generator=generator) < 0.1).float()
-    images = images.clamp_min(1e-4).pow(gamma) * gain
-    images = images + grey * (images.mean(1, keepdim=True) - images)
-    noise = torch.randn(images.shape, generator=generator) * _uniform((batch, 1, 1, 1), 0, 0.04, generator)
-    return (images + noise).clamp(0, 1)
+    contrast = torch.exp(_uniform((batch, 1, 1, 1), -0.3, 0.3, generator))
+    gain = torch.exp(_uniform((batch, 3, 1, 1), -0.12, 0.12, generator))
+    middle = images.mean((1, 2, 3), keepdim=True)
+    shade = _uniform((batch, 1, 1, 1), -0.1, 0.1, generator)
+    return ((images - middle) * (contrast * gain) + (middle * gain + shade)).clamp_(0, 1)
 
 
 def augment(

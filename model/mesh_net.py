@@ -44,6 +44,8 @@ class MeshNetConfig:
     """Weight of the rotation loss (squared Frobenius distance, mean over joints)."""
     points_weight: float = 4.0
     """Weight of the point loss (L1, in tenths of the crop's height)."""
+    heat_weight: float = 0.3
+    """Weight of the heat maps' cross-entropy with a bell around the true point: points are found early by it."""
     presence_weight: float = 0.3
     """Weight of the presence loss (cross-entropy)."""
 
@@ -60,6 +62,8 @@ class MeshNetOutput:
     """(B, 15, 2) body points, px of the crop."""
     presence: Tensor
     """(B,) logit: the crop frames one person as a detector's box would."""
+    heat: Tensor
+    """(B, 15, 16, 12) log-probability of each point's cell."""
 
     @property
     def pose(self) -> Tensor:
@@ -99,7 +103,10 @@ class MeshNet(nn.Module):
         self.lateral = nn.Conv2d(deep, middle, 1)
         self.heat = nn.Conv2d(middle, POINTS, 1)
         sampled = POINTS * (middle + 2) + 2 * deep
-        self.regressor = nn.Sequential(nn.Linear(sampled, self.config.hidden), nn.ReLU(inplace=True))
+        # Normalised, and no hard zero: at this learning rate plain ReLUs here die in the first steps.
+        self.regressor = nn.Sequential(
+            nn.LayerNorm(sampled), nn.Linear(sampled, self.config.hidden), nn.LeakyReLU(0.1, inplace=True)
+        )
         self.betas = nn.Linear(self.config.hidden, self.config.betas)
         self.pose = nn.Linear(self.config.hidden, JOINTS * 6)
         self.presence = nn.Linear(2 * deep, 1)
@@ -139,7 +146,8 @@ class MeshNet(nn.Module):
         middle, deep, pooled = self._trunk(crops)
         fused = F.relu(middle + F.interpolate(self.lateral(deep), size=middle.shape[2:], mode="nearest"))
         rows, columns = fused.shape[2:]
-        heat = self.heat(fused).flatten(2).softmax(-1).unflatten(-1, (rows, columns))
+        log_heat = self.heat(fused).flatten(2).log_softmax(-1).unflatten(-1, (rows, columns))
+        heat = log_heat.exp()
         # Centres of the cells in [-1, 1] over the crop, so that the point is its heat map's expectation.
         x = (torch.arange(columns, device=crops.device) + 0.5) / columns * 2 - 1
         y = (torch.arange(rows, device=crops.device) + 0.5) / rows * 2 - 1
@@ -154,6 +162,7 @@ class MeshNet(nn.Module):
             rotations=rotations,
             points=(unit + 1) / 2 * size,  # pixel i spans i … i + 1
             presence=self.presence(pooled)[:, 0],
+            heat=log_heat,
         )
 
     def features(self, crops: Tensor) -> Tensor:
@@ -181,14 +190,30 @@ class MeshNet(nn.Module):
         pose = (turned * person).sum() / count
         distance = (output.points - targets["points"]).abs().mean((1, 2)) / (CROP[1] / 10)
         points = (distance * person).sum() / count
+        heat = (_cross_entropy(output.heat, targets["points"]) * person).sum() / count
         presence = F.binary_cross_entropy_with_logits(output.presence, person)
         total = (
             config.betas_weight * shape
             + config.pose_weight * pose
             + config.points_weight * points
+            + config.heat_weight * heat
             + config.presence_weight * presence
         )
-        return {"total": total, "shape": shape, "pose": pose, "points": points, "presence": presence}
+        return {"total": total, "shape": shape, "pose": pose, "points": points, "heat": heat, "presence": presence}
+
+
+def _cross_entropy(log_heat: Tensor, points: Tensor) -> Tensor:
+    """(B,) cross-entropy of heat maps (B, 15, rows, columns) with bells of 0.7 cells around points (px)."""
+    rows, columns = log_heat.shape[2:]
+
+    def bell(at: Tensor, cells: int, length: int) -> Tensor:
+        middle = torch.arange(cells, device=at.device) + 0.5
+        place = (at * (cells / length)).clamp(0.0, float(cells))
+        return (-0.5 * ((middle - place[..., None]) / 0.7).square()).softmax(-1)
+
+    across, down = bell(points[..., 0], columns, CROP[0]), bell(points[..., 1], rows, CROP[1])
+    target = down[..., :, None] * across[..., None, :]
+    return -(target * log_heat).sum((2, 3)).mean(1)
 
 
 def save_mesh_net(net: MeshNet, folder: Path, about: dict | None = None) -> None:

@@ -196,17 +196,59 @@ def em_sums(prior: Prior, stats: Stats, shift: Tensor) -> Sums:
     )
 
 
-def maximise(prior: Prior, sums: Sums, *, caution: float = 10.0, hold: float = 0.5) -> Prior:
-    """M-step, with Σ held back by an inverse-Wishart prior.
+def population_mean(
+    phi: Tensor, target: Tensor, raters: Tensor, base: Tensor, *, steady: float = 10.0
+) -> Tensor:
+    """Prior mean m (D, P) from what people on average say of each photo, held back towards the generic model.
+
+    phi (N, D, P) of the photos; target (N, D): mean over users of the rating minus the user's own mean, plus the
+    mean over users, NaN = nobody rated; raters (N, D): how many did; base (D, P): the generic model.
+    m is the generic model with a slope and level of its own, plus a ridge-penalised rest. Many users on few photos
+    say much about these photos and little about others, so the penalty is chosen by leaving photos out, and the
+    rest is left out altogether unless it improves the left-out photos by more than its standard error.
+    """
+    means = base.clone()
+    for d in range(phi.shape[1]):
+        known = ~target[:, d].isnan() & (raters[:, d] > 0) & ~phi[:, d].isnan().any(1)
+        f, t = phi[known, d], target[known, d]
+        if len(t) < 8 or not (f != 0).any():
+            continue
+        weight = (raters[known, d] / (raters[known, d] + steady)).sqrt()
+        level = torch.zeros_like(base[d])
+        level[0] = 1.0
+        shape = base[d] * (1 - level)
+        columns = torch.stack([level, shape, *torch.eye(len(level), dtype=torch.float64)[1:]], 1)  # (P, 2 + P-1)
+        x, y = (f @ columns) * weight[:, None], t * weight
+        best, best_error, plain = None, None, None
+        for penalty in (1e6, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3):
+            ridge = torch.full((columns.shape[1],), penalty * float(weight.mean()) ** 2, dtype=torch.float64)
+            ridge[:2] = 1e-6
+            inverse = torch.linalg.inv(x.T @ x + torch.diag(ridge))
+            solution = inverse @ (x.T @ y)
+            left_out = (y - x @ solution) / (1 - ((x @ inverse) * x).sum(1)).clamp_min(1e-6)
+            error = left_out**2
+            if plain is None:
+                best, best_error, plain = solution, error, error
+            elif error.mean() < best_error.mean():
+                gain = plain - error
+                if gain.mean() > gain.std() / len(t) ** 0.5:
+                    best, best_error = solution, error
+        means[d] = columns @ best
+    return means
+
+
+def maximise(prior: Prior, sums: Sums, *, caution: float = 10.0, hold: float = 0.5, fixed: bool = False) -> Prior:
+    """M-step, with Σ held back by an inverse-Wishart prior; `fixed` keeps the mean (see `population_mean`).
 
     The target of the shrinkage is `hold` x the diagonal of Σ, its weight is that of `caution` + P users: with few
     users to learn from, correlations between features that they seem to show are not believed and personal
-    differences are expected to be small. κ is the survey's weight, kept in 0..1 and pulled to 0 by one unit of
-    evidence per feature.
+    differences are expected to be small. κ is the survey's weight, kept in 0..1 and pulled to 0 by a fixed amount
+    of evidence.
     """
     count = sums.users.clamp_min(1)[:, None]
-    mean = sums.first / count
-    spread = sums.second - count[..., None] * mean[:, :, None] * mean[:, None, :]
+    mean = prior.mean if fixed else sums.first / count
+    cross = mean[:, :, None] * sums.first[:, None, :]
+    spread = sums.second - cross - cross.transpose(1, 2) + count[..., None] * mean[:, :, None] * mean[:, None, :]
     size = mean.shape[1]
     diagonal = spread.diagonal(dim1=-2, dim2=-1) / count
     target = torch.diag_embed(hold * diagonal)
@@ -232,13 +274,14 @@ def fit_prior(
     iterations: int = 40,
     caution: float = 10.0,
     hold: float = 0.5,
+    fixed: bool = False,
 ) -> Prior:
-    """EM in one process; `tasks.train_personal` runs the same two steps over Ray workers."""
+    """EM in one process; `tasks.personal` runs the same two steps over workers. fixed: the mean stays `base`."""
     shift = torch.zeros_like(stats.b) if shift is None else shift
     users = (stats.n > 0).sum(0).to(torch.float64)
     prior = start_prior(stats.total(), users, base)
     for _ in range(iterations):
-        prior = maximise(prior, em_sums(prior, stats, shift), caution=caution, hold=hold)
+        prior = maximise(prior, em_sums(prior, stats, shift), caution=caution, hold=hold, fixed=fixed)
     return prior
 
 

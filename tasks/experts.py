@@ -81,7 +81,7 @@ def own_photos(predictions: pa.Table, labels: pa.Table, model: str, rater: str, 
     )
     rated = scores_of(mine, rows).numpy()
     return {
-        name: float(srcc(said[name].to_numpy(zero_copy_only=False).astype(float), rated[:, d]))
+        name: float(srcc(said[name].to_numpy(zero_copy_only=False).astype(float), rated[:, d])[0])
         for d, name in enumerate(DIMENSIONS)
     }
 

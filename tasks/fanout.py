@@ -103,10 +103,10 @@ def fan_out(
         failed: list[str] = []
         with progress(label, sum(piece.rows for piece in pieces)) as advance:
             for future in as_completed(futures):
-                if future.state.is_completed():
+                try:
                     advance(future.result())
-                else:
-                    failed.append(str(future.state.message))
+                except Exception as error:
+                    failed.append(" ".join(str(error).split())[-300:] or type(error).__name__)
     finally:
         pool.close()
     if failed:

@@ -54,7 +54,6 @@ def test_importing_model_and_tasks_touches_no_disk(tmp_path):
         if path.name not in ("__init__.py", "served.py")  # served.py is what MLflow itself runs
     )
     code = "import importlib\nfor m in " + repr(modules) + ": importlib.import_module(m)"
-    subprocess.run(
-        [sys.executable, "-B", "-c", code], cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)}
-    )
+    bare = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-B", "-c", code], cwd=tmp_path, check=True, env=bare)
     assert not list(tmp_path.iterdir())
