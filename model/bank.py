@@ -155,9 +155,7 @@ class Bank:
         tensors |= {f"prior.{name}": value for name, value in self.prior.tensors().items()}
         tensors |= {f"basis.{name}": getattr(self.basis, name) for name in _BASIS}
         tensors |= {f"selection.{name}": getattr(self.selection, name) for name in _SELECTION}
-        save_file(
-            {name: value.contiguous().clone() for name, value in tensors.items()}, fresh / "bank.safetensors"
-        )
+        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, fresh / "bank.safetensors")
         about = {
             "format": FORMAT,
             "dimensions": list(DIMENSIONS),
@@ -262,9 +260,7 @@ def load_bank(folder: Path) -> Bank:
     if about["format"] != FORMAT:
         raise ValueError(f"{folder} has bank format {about['format']}, this code reads {FORMAT}")
     tensors = load_file(folder / "bank.safetensors")
-    survey = Survey(
-        about["survey"]["categories"], {k: (v[0], v[1]) for k, v in about["survey"]["numbers"].items()}
-    )
+    survey = Survey(about["survey"]["categories"], {k: (v[0], v[1]) for k, v in about["survey"]["numbers"].items()})
     basis = Basis(tuple(about["models"]), **{name: tensors[f"basis.{name}"] for name in _BASIS})
     prior = Prior(**{n: tensors[f"prior.{n}"] for n in ("mean", "cov", "noise", "kappa", "users")})
     selection = Selection(

@@ -57,9 +57,7 @@ class Basis:
         parts = [torch.ones(*axes.shape[:2], 1, dtype=torch.float64), axes]
         if self.fused_rotation.shape[1]:
             if fused is None:
-                raise ValueError(
-                    f"this basis was fitted with {len(self.fused_centre)} fused features, none given"
-                )
+                raise ValueError(f"this basis was fitted with {len(self.fused_centre)} fused features, none given")
             extra = (torch.as_tensor(fused, dtype=torch.float64) - self.fused_centre) @ self.fused_rotation
             parts.append(extra[:, None].expand(-1, axes.shape[1], -1))
         return torch.where(self.rated[:, None], torch.cat(parts, 2), 0.0)
@@ -113,9 +111,7 @@ def fit_basis(
         rated.append(len(rows) > 1)
         centre = rows.mean(0) if rated[-1] else torch.zeros(len(models), dtype=torch.float64)
         centres.append(centre)
-        rotations.append(
-            _axes(rows - centre, most) if rated[-1] else torch.zeros(len(models), most, dtype=torch.float64)
-        )
+        rotations.append(_axes(rows - centre, most) if rated[-1] else torch.zeros(len(models), most, dtype=torch.float64))
     if fused is None or fused_axes == 0:
         fused_centre, fused_rotation = torch.zeros(0), torch.zeros(0, 0)
     else:

@@ -49,9 +49,7 @@ def no_evidence(users: int, dimensions: int) -> Evidence:
 
 def stacked(parts: list[Evidence], order: Tensor) -> Evidence:
     """Evidence of different users put together, then brought into `order`."""
-    return Evidence(
-        *(torch.cat([getattr(p, name) for p in parts])[order] for name in ("gain", "variance", "ratings"))
-    )
+    return Evidence(*(torch.cat([getattr(p, name) for p in parts])[order] for name in ("gain", "variance", "ratings")))
 
 
 def _grouped(user: Tensor, users: int) -> tuple[Tensor, Tensor]:
@@ -97,9 +95,7 @@ def weigh(
             rows = known[table[part, :width]]
             f = torch.where(mask[..., None], phi[rows, d], 0.0)
             r = torch.where(mask, y[rows, d], 0.0)
-            rights = _concordances(
-                f, r, mask, mean[part, d], cov[part, d], noise[d], [v[part, d] for v in rivals]
-            )
+            rights = _concordances(f, r, mask, mean[part, d], cov[part, d], noise[d], [v[part, d] for v in rivals])
             far = (r[:, :, None] - r[:, None, :]).abs() * mask[:, :, None] * mask[:, None, :]
             total = far.sum((1, 2))
             n = mask.sum(1).to(torch.float64)

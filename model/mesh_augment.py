@@ -24,6 +24,7 @@ def _uniform(size: tuple[int, ...], low: float, high: float, generator: torch.Ge
 def mirror(images: Tensor, targets: dict[str, Tensor], flip: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Mirror crops (B, 3, H, W) where `flip` (B,) is true; targets as `MeshNet.loss` takes them."""
     images = torch.where(flip[:, None, None, None], images.flip(3), images)
+    mask = torch.where(flip[:, None, None], targets["mask"].flip(2), targets["mask"])
     points = targets["points"][:, MIRROR_POINTS].clone()
     points[..., 0] = images.shape[3] - points[..., 0]
     points = torch.where(flip[:, None, None], points, targets["points"])
@@ -31,12 +32,10 @@ def mirror(images: Tensor, targets: dict[str, Tensor], flip: Tensor) -> tuple[Te
     sign = torch.tensor([[1.0, -1.0, -1.0], [-1.0, 1.0, 1.0], [-1.0, 1.0, 1.0]])
     turned = targets["rotations"][:, MIRROR_JOINTS] * sign
     rotations = torch.where(flip[:, None, None, None], turned, targets["rotations"])
-    return images, {**targets, "points": points, "rotations": rotations}
+    return images, {**targets, "mask": mask, "points": points, "rotations": rotations}
 
 
-def _reframe(
-    images: Tensor, targets: dict[str, Tensor], generator: torch.Generator
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _reframe(images: Tensor, targets: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
     batch, _, height, width = images.shape
     size = torch.tensor([width, height], dtype=torch.float32)
     scale = torch.exp(_uniform((batch, 1), -0.1, 0.1, generator))
@@ -65,13 +64,16 @@ def _reframe(
     grid = torch.einsum("bji,bpj->bpi", turn, grid) / scale[..., None] + centre
     grid = (grid / size * 2 - 1).unflatten(1, (height, width))
     images = F.grid_sample(images, grid, align_corners=False)
+    # every fourth sample, moved to the middle of its cell of 4×4 px
+    cells = (grid[:, 1::4, 1::4] + grid[:, 2::4, 2::4]) / 2
+    mask = F.grid_sample(targets["mask"][:, None], cells, align_corners=False)[:, 0]
 
     about_z = torch.eye(3).repeat(batch, 1, 1)
     about_z[:, :2, :2] = turn
     rotations = targets["rotations"].clone()
     rotations[:, 0] = about_z @ rotations[:, 0]
     presence = torch.where(bad, torch.zeros_like(targets["presence"]), targets["presence"])
-    return images, {**targets, "points": points, "rotations": rotations, "presence": presence}
+    return images, {**targets, "mask": mask, "points": points, "rotations": rotations, "presence": presence}
 
 
 def _light(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -83,14 +85,12 @@ def _light(images: Tensor, generator: torch.Generator) -> Tensor:
     return ((images - middle) * (contrast * gain) + (middle * gain + shade)).clamp_(0, 1)
 
 
-def augment(
-    images: Tensor, targets: dict[str, Tensor], generator: torch.Generator
-) -> tuple[Tensor, dict[str, Tensor]]:
+def augment(images: Tensor, targets: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
     """Vary a batch for training.
 
     Args:
         images: (B, 3, H, W) float in [0, 1].
-        targets: presence (B,), betas (B, 10), rotations (B, 22, 3, 3), points (B, 15, 2) px.
+        targets: presence (B,), mask (B, H/4, W/4), betas (B, 10), rotations (B, 22, 3, 3), points (B, 15, 2) px.
     Returns:
         new images and new targets of the same shapes; the arguments stay as they are.
     """

@@ -15,6 +15,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -24,6 +25,8 @@ from model.rotations import axis_angle_to_matrix, matrix_to_axis_angle, matrix_t
 
 JOINTS = 22  # root and 21 body joints
 POINTS = 15
+GIRTH = 4
+"""Learned channels that are read across the bones, beside the mask."""
 CROP = (96, 128)
 """Width and height of a crop, px."""
 
@@ -38,14 +41,16 @@ class MeshNetConfig:
     """Width of the regressor's hidden layer."""
     betas: int = 10
     """Shape coefficients."""
-    betas_weight: float = 4.0
-    """Weight of the shape loss (squared vertex error of the zero-pose mesh, dm²)."""
-    pose_weight: float = 1.0
-    """Weight of the rotation loss (squared Frobenius distance, mean over joints)."""
+    betas_weight: float = 2.0
+    """Weight of the shape loss (squared vertex error of the zero-pose mesh, dm², and 0.05 of that of betas)."""
+    pose_weight: float = 2.0
+    """Weight of the rotation loss (squared Frobenius distance, mean over joints, the root five-fold)."""
     points_weight: float = 4.0
     """Weight of the point loss (L1, in tenths of the crop's height)."""
     heat_weight: float = 0.3
     """Weight of the heat maps' cross-entropy with a bell around the true point: points are found early by it."""
+    mask_weight: float = 1.0
+    """Weight of the silhouette loss (cross-entropy, mean over cells)."""
     presence_weight: float = 0.3
     """Weight of the presence loss (cross-entropy)."""
 
@@ -64,11 +69,22 @@ class MeshNetOutput:
     """(B,) logit: the crop frames one person as a detector's box would."""
     heat: Tensor
     """(B, 15, 16, 12) log-probability of each point's cell."""
+    mask: Tensor
+    """(B, 32, 24) logit: share of the cell that the person covers."""
 
     @property
     def pose(self) -> Tensor:
         """(B, 66) axis-angle, radians."""
         return matrix_to_axis_angle(self.rotations).flatten(1)
+
+
+def _across() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where widths are read: bones (K, 2) as pairs of points; steps (S, 2) along the bone and across it, both in
+    shares; half the width to look at (K, 1) in trunk lengths."""
+    bones = [(0, 7), (7, 14), (1, 3), (2, 4), (3, 5), (4, 6), (8, 10), (9, 11), (10, 12), (11, 13)]
+    along, across = np.meshgrid([0.0, 0.2, 0.4, 0.6, 0.8], np.linspace(-1, 1, 9), indexing="ij")
+    half = np.array([[0.6]] + [[0.25]] * (len(bones) - 1), np.float32)
+    return np.array(bones), np.stack([along.ravel(), across.ravel()], 1).astype(np.float32), half
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -102,7 +118,13 @@ class MeshNet(nn.Module):
         self.deep = nn.Sequential(_conv(middle, deep, stride=2), _Residual(deep))
         self.lateral = nn.Conv2d(deep, middle, 1)
         self.heat = nn.Conv2d(middle, POINTS, 1)
-        sampled = POINTS * (middle + 2) + 2 * deep
+        self.squeeze = _conv(deep, deep // 4, kernel=1)
+        self.fine = nn.Conv2d(middle, stem, 1)
+        self.mask = nn.Conv2d(stem, 1, 3, padding=1)
+        self.girth = nn.Conv2d(stem, GIRTH, 1)
+        bones, steps, _ = _across()
+        sampled = POINTS * (middle + 4) + 2 * deep + deep // 4 * (CROP[0] // 16) * (CROP[1] // 16)
+        sampled += len(bones) * len(steps) * (GIRTH + 1)
         # Normalised, and no hard zero: at this learning rate plain ReLUs here die in the first steps.
         self.regressor = nn.Sequential(
             nn.LayerNorm(sampled), nn.Linear(sampled, self.config.hidden), nn.LeakyReLU(0.1, inplace=True)
@@ -132,18 +154,19 @@ class MeshNet(nn.Module):
         flat = shape_directions.double().flatten(0, 1)
         self.shape_gram.copy_((flat.T @ flat / shape_directions.shape[0]).float())
 
-    def _trunk(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 3, H, W) in [0, 1] → maps at strides 8 and 16 and the pooled (B, D) of the deeper one."""
+    def _trunk(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, 3, H, W) in [0, 1] → maps at strides 4, 8 and 16 and the pooled (B, D) of the deepest."""
         x = ((images - 0.45) / 0.25).contiguous(memory_format=torch.channels_last)
-        middle = self.middle(self.stem(x))
+        stem = self.stem(x)
+        middle = self.middle(stem)
         deep = self.deep(middle)
-        return middle, deep, torch.cat([deep.mean((2, 3)), deep.amax((2, 3))], 1)
+        return stem, middle, deep, torch.cat([deep.mean((2, 3)), deep.amax((2, 3))], 1)
 
     def forward(self, crops: Tensor) -> MeshNetOutput:
         """crops (B, 3, 128, 96) in [0, 1] RGB."""
         if crops.shape[1:] != (3, CROP[1], CROP[0]):
             raise ValueError(f"crops: shape {tuple(crops.shape)}, expected (B, 3, {CROP[1]}, {CROP[0]})")
-        middle, deep, pooled = self._trunk(crops)
+        stem, middle, deep, pooled = self._trunk(crops)
         fused = F.relu(middle + F.interpolate(self.lateral(deep), size=middle.shape[2:], mode="nearest"))
         rows, columns = fused.shape[2:]
         log_heat = self.heat(fused).flatten(2).log_softmax(-1).unflatten(-1, (rows, columns))
@@ -153,7 +176,11 @@ class MeshNet(nn.Module):
         y = (torch.arange(rows, device=crops.device) + 0.5) / rows * 2 - 1
         unit = torch.stack([(heat.sum(2) * x).sum(-1), (heat.sum(3) * y).sum(-1)], -1)  # (B, 15, 2)
         sampled = F.grid_sample(fused, unit[:, :, None], align_corners=False)[..., 0].flatten(1)
-        hidden = self.regressor(torch.cat([sampled, unit.flatten(1), pooled], 1))
+        detail = F.relu(stem + F.interpolate(self.fine(fused), size=stem.shape[2:], mode="nearest"))
+        mask = self.mask(detail)
+        widths = self._widths(torch.cat([mask.sigmoid(), self.girth(detail)], 1), unit.detach())
+        layout = self.squeeze(deep).flatten(1)  # crops are framed alike, so where a feature lies says much
+        hidden = self.regressor(torch.cat([sampled, unit.flatten(1), pooled, layout, *widths], 1))
         change = self.pose(hidden).unflatten(-1, (JOINTS, 6))
         rotations = sixd_to_matrix(matrix_to_sixd(self.mean_rotations) + change)
         size = torch.tensor(CROP, dtype=unit.dtype, device=unit.device)
@@ -163,43 +190,75 @@ class MeshNet(nn.Module):
             points=(unit + 1) / 2 * size,  # pixel i spans i … i + 1
             presence=self.presence(pooled)[:, 0],
             heat=log_heat,
+            mask=mask[:, 0],
         )
+
+    def _widths(self, maps: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """What lies across each bone, and the points relative to the trunk: shape without place and scale.
+
+        maps (B, C, 32, 24); unit (B, 15, 2) points in [-1, 1]. Returns (B, N·C) and (B, 30).
+        """
+        bones, steps, half = (torch.as_tensor(v, device=unit.device) for v in _across())
+        size = torch.tensor(CROP, dtype=unit.dtype, device=unit.device) / 2
+        points = unit * size
+        trunk = (points[:, 7] - points[:, 0]).norm(dim=-1).clamp_min(8.0)[:, None, None]  # pelvis to neck, px
+        start, end = points[:, bones[:, 0]], points[:, bones[:, 1]]
+        along = end - start
+        normal = torch.stack([-along[..., 1], along[..., 0]], -1)
+        normal = normal / normal.norm(dim=-1, keepdim=True).clamp_min(1e-3)
+        place = start[:, :, None] + along[:, :, None] * steps[:, :1]
+        place = place + normal[:, :, None] * (half[None, :, None] * steps[:, 1:] * trunk[..., None])
+        values = F.grid_sample(maps, place / size, align_corners=False)
+        return values.flatten(1), ((points - points[:, :1]) / trunk).flatten(1)
 
     def features(self, crops: Tensor) -> Tensor:
         """(B, 3, 128, 96) in [0, 1] → (B, D): mean and maximum of the deepest map."""
-        return self._trunk(crops)[2]
+        return self._trunk(crops)[3]
 
     def embed(self, images: Tensor) -> Tensor:
         """Any (B, 3, H, W) in [0, 1], letterboxed whole photos for instance, H and W ≥ 32 → (B, D)."""
-        return self._trunk(images)[2]
+        return self._trunk(images)[3]
 
     def loss(self, output: MeshNetOutput, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Terms of the loss and their weighted sum `total`.
 
-        targets: presence (B,) 0/1, betas (B, 10), rotations (B, 22, 3, 3), points (B, 15, 2) px of the crop.
+        targets: presence (B,) 0/1, betas (B, 10), rotations (B, 22, 3, 3), points (B, 15, 2) px of the crop,
+            mask (B, 32, 24) covered share of a cell.
         Everything but presence counts only where presence is 1; a batch of nobody has zero for it.
         """
         config = self.config
         person = targets["presence"].float()
         count = person.sum().clamp_min(1)
         difference = output.betas - targets["betas"]
-        # The metric of the mesh, with a little of the plain distance for directions that move few vertices.
-        metric = self.shape_gram * 100 + 0.002 * torch.eye(config.betas, device=difference.device)
+        # The metric of the mesh, and the plain distance for directions that move few vertices, as arm length.
+        metric = self.shape_gram * 100 + 0.05 * torch.eye(config.betas, device=difference.device)
         shape = ((difference @ metric * difference).sum(1) * person).sum() / count
-        turned = (output.rotations - targets["rotations"]).square().sum((2, 3)).mean(1)
+        turned = (output.rotations - targets["rotations"]).square().sum((2, 3))
+        turned = turned.mean(1) + 0.2 * turned[:, 0]  # the root turns every vertex
         pose = (turned * person).sum() / count
         distance = (output.points - targets["points"]).abs().mean((1, 2)) / (CROP[1] / 10)
         points = (distance * person).sum() / count
         heat = (_cross_entropy(output.heat, targets["points"]) * person).sum() / count
+        cells = F.binary_cross_entropy_with_logits(output.mask, targets["mask"], reduction="none")
+        mask = (cells.mean((1, 2)) * person).sum() / count
         presence = F.binary_cross_entropy_with_logits(output.presence, person)
         total = (
             config.betas_weight * shape
             + config.pose_weight * pose
             + config.points_weight * points
             + config.heat_weight * heat
+            + config.mask_weight * mask
             + config.presence_weight * presence
         )
-        return {"total": total, "shape": shape, "pose": pose, "points": points, "heat": heat, "presence": presence}
+        return {
+            "total": total,
+            "shape": shape,
+            "pose": pose,
+            "points": points,
+            "heat": heat,
+            "mask": mask,
+            "presence": presence,
+        }
 
 
 def _cross_entropy(log_heat: Tensor, points: Tensor) -> Tensor:

@@ -40,9 +40,7 @@ class Stats:
 
     def decayed(self, weight: Tensor) -> "Stats":
         """Older ratings count `weight` (U, D) in 0..1 of a new one."""
-        return Stats(
-            self.A * weight[..., None, None], self.b * weight[..., None], self.yy * weight, self.n * weight
-        )
+        return Stats(self.A * weight[..., None, None], self.b * weight[..., None], self.yy * weight, self.n * weight)
 
 
 def no_stats(users: int, dimensions: int, size: int) -> Stats:
@@ -153,9 +151,7 @@ def _solve(prior: Prior, prior_mean: Tensor, stats: Stats) -> tuple[Tensor, Tens
         mean[:, d] += change
         cov[:, d] = spread
         loglik[:, d] = -0.5 * (
-            stats.n[:, d] * torch.log(2 * torch.pi * noise)
-            + logdet
-            + (square - (residual * change).sum(-1)) / noise
+            stats.n[:, d] * torch.log(2 * torch.pi * noise) + logdet + (square - (residual * change).sum(-1)) / noise
         )
     return mean, cov, loglik
 
@@ -196,9 +192,7 @@ def em_sums(prior: Prior, stats: Stats, shift: Tensor) -> Sums:
     )
 
 
-def population_mean(
-    phi: Tensor, target: Tensor, raters: Tensor, base: Tensor, *, steady: float = 10.0
-) -> Tensor:
+def population_mean(phi: Tensor, target: Tensor, raters: Tensor, base: Tensor, *, steady: float = 10.0) -> Tensor:
     """Prior mean m (D, P) from what people on average say of each photo, held back towards the generic model.
 
     phi (N, D, P) of the photos; target (N, D): mean over users of the rating minus the user's own mean, plus the
@@ -219,7 +213,7 @@ def population_mean(
         shape = base[d] * (1 - level)
         columns = torch.stack([level, shape, *torch.eye(len(level), dtype=torch.float64)[1:]], 1)  # (P, 2 + P-1)
         x, y = (f @ columns) * weight[:, None], t * weight
-        best, best_error, plain = None, None, None
+        best, best_error, plain = base[d], torch.full_like(t, torch.inf), None
         for penalty in (1e6, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3):
             ridge = torch.full((columns.shape[1],), penalty * float(weight.mean()) ** 2, dtype=torch.float64)
             ridge[:2] = 1e-6
@@ -227,13 +221,13 @@ def population_mean(
             solution = inverse @ (x.T @ y)
             left_out = (y - x @ solution) / (1 - ((x @ inverse) * x).sum(1)).clamp_min(1e-6)
             error = left_out**2
-            if plain is None:
-                best, best_error, plain = solution, error, error
+            if plain is None:  # the strongest penalty: generic model, own slope and level
+                best, best_error, plain = columns @ solution, error, error
             elif error.mean() < best_error.mean():
                 gain = plain - error
                 if gain.mean() > gain.std() / len(t) ** 0.5:
-                    best, best_error = solution, error
-        means[d] = columns @ best
+                    best, best_error = columns @ solution, error
+        means[d] = best
     return means
 
 

@@ -61,7 +61,7 @@ def register_bank(
     settings = getattr(params, stage).model_dump()
     with stage_run(stage, settings) as run_id, TemporaryDirectory() as temporary:
         bundle = write_bundle(
-            Path(temporary),
+            Path(temporary) / "bundle",
             body=path,
             body_is_ours=ours,
             mesh_net=meshnet,

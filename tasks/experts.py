@@ -109,7 +109,7 @@ def register_experts(out: Path, cohort: Path, body: Path, meshnet: Path, params:
             metrics = {f"val_srcc_{d}": found[d] for d in dimensions if np.isfinite(found[d])}
             with TemporaryDirectory() as folder:
                 bundle = write_bundle(
-                    Path(folder),
+                    Path(folder) / "bundle",
                     body=path,
                     body_is_ours=ours,
                     mesh_net=meshnet,

@@ -4,7 +4,7 @@ Every figure is a mean over users (metrics are per user, over the photos that th
 interval over users; comparisons are paired by user. Only ratings of test photos are counted here, and only those
 who are judged: users that the prior over users has never seen. A dimension that nobody rated has no row.
 
-    .venv/bin/python -m pytest tests/tasks/test_judge.py
+    .venv/bin/python -m pytest tests/tasks/test_personal_stages.py
 """
 
 from typing import Any

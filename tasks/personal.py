@@ -5,7 +5,7 @@ Both take a `Team`: alone they run in one process, inside Ray Train (`tasks.trai
 the ranks, sums are all-reduced and rank 0 gets the bank. Results do not depend on the number of ranks beyond
 rounding.
 
-    .venv/bin/python -m pytest tests/tasks/test_personal.py
+    .venv/bin/python -m pytest tests/tasks/test_personal_stages.py
 """
 
 from collections.abc import Callable
@@ -96,17 +96,20 @@ def finetune(
         own = stats.total()
         whole = [team.total(part) for part in (own.A, own.b, own.yy, own.n)]
         counted = team.total((stats.n > 0).sum(0).to(torch.float64))
-        first, prior = 0, personal.start_prior(personal.Stats(*whole), counted, basis.generic_weights())
+        common = _population_mean(phi, ratings, mine, users, basis.generic_weights(), team)
+        first, prior = 0, personal.start_prior(personal.Stats(*whole), counted, common)
     else:
         first, prior = resume
+    # Users who rated the same few photos tell less about other photos than their number promises: with N photos
+    # the P features are known no better than from N/P independent looks, so caution grows with users·P/N.
+    looks = int(torch.unique(ratings.photo).numel())
+    caution = config.get("caution", 10.0) + len(teachers) * basis.size / max(1, looks)
     last, every = config.get("iterations", 30), config.get("checkpoint_every", 5)
     before, done, now = -torch.inf, first, float("nan")
     for iteration in range(first + 1, last + 1):
         sums = personal.em_sums(prior, stats, shift)
         sums = sums.filled(team.total(sums.flat()))
-        prior = personal.maximise(
-            prior, sums, caution=config.get("caution", 10.0), hold=config.get("hold", 0.5)
-        )
+        prior = personal.maximise(prior, sums, caution=caution, hold=config.get("hold", 0.5), fixed=True)
         done, now = iteration, float(sums.loglik.sum())
         # Convergence is looked at within a block of iterations, so that a resumed run stops where this one would.
         if iteration % every == 0 or iteration == last:
@@ -117,9 +120,7 @@ def finetune(
 
     # Entries of all users, split over ranks.
     rows = list(range(team.rank, len(users), team.world))
-    part = start_bank(
-        basis, prior, selection, [users[i] for i in rows], [surveys[i] for i in rows], judged[rows]
-    )
+    part = start_bank(basis, prior, selection, [users[i] for i in rows], [surveys[i] for i in rows], judged[rows])
     own = _of_users(ratings, rows, len(users))
     f = phi[own.photo]
     part.stats = personal.sufficient(f, own.y, own.user, len(rows))
@@ -141,6 +142,26 @@ def finetune(
     bank.promote(promoted, mean, cov)
     bank.about = {"stage": "finetune", "em_iterations": done, "log_evidence": now}
     return bank
+
+
+def _population_mean(phi: Tensor, ratings: Ratings, mine: Tensor, users: list[str], base: Tensor, team: Team) -> Tensor:
+    """`personal.population_mean` of the users `mine` of all ranks."""
+    own = _of_users(ratings, mine.tolist(), len(users))
+    known = ~own.y.isnan()
+    y = torch.where(known, own.y, 0.0)
+    per_user = torch.zeros(len(mine), y.shape[1], dtype=torch.float64)
+    level = per_user.clone().index_add_(0, own.user, y)
+    count = per_user.index_add_(0, own.user, known.to(torch.float64))
+    level = level / count.clamp_min(1)
+    there = (count > 0).to(torch.float64)
+    sums = team.total(torch.stack([(level * there).sum(0), there.sum(0)]))
+    grand = sums[0] / sums[1].clamp_min(1)
+    per_photo = torch.zeros(2, len(phi), y.shape[1], dtype=torch.float64)
+    per_photo[0].index_add_(0, own.photo, torch.where(known, y - level[own.user], 0.0))
+    per_photo[1].index_add_(0, own.photo, known.to(torch.float64))
+    total, raters = team.total(per_photo)
+    target = torch.where(raters > 0, total / raters.clamp_min(1) + grand, torch.nan)
+    return personal.population_mean(phi, target, raters, base)
 
 
 def _of_users(ratings: Ratings, rows: list[int], users: int) -> Ratings:
@@ -200,9 +221,7 @@ def night(
     part.ratings = part.ratings + new.n.round().to(torch.long)
     part.expert, part.expert_probability = bank.selection.choose(part.surveys, part.stats)
     mean, cov = personal.posterior(bank.prior, part.prior_mean, part.stats)
-    current, tonight = gate.weigh(
-        phi, own.y, own.user, mean, cov, bank.prior.noise, [part.weights, part.prior_mean]
-    )
+    current, tonight = gate.weigh(phi, own.y, own.user, mean, cov, bank.prior.noise, [part.weights, part.prior_mean])
     # What earlier nights found counts as much as the ratings they rest on still do.
     earlier = Evidence(part.gain, part.gain_variance / kept, part.ratings - new.n)
     prior = tonight.combined(earlier)

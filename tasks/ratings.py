@@ -67,7 +67,7 @@ def as_photos(predictions: pa.Table, fused: pa.Table | None = None) -> Photos:
     """
     if predictions.num_rows == 0:
         raise ValueError("predictions table is empty: predict with the expert models first (stage pretrain)")
-    names = pc.unique(predictions["model"]).to_pylist()
+    names = predictions["model"].unique().to_pylist()
     models = sorted(n for n in names if n != GENERIC) + [GENERIC] * (GENERIC in names)
     ids = set(predictions["photo_id"].to_pylist())
     vectors: dict[str, list[float]] = {}
@@ -141,9 +141,7 @@ def as_feedback(feedback: pa.Table, photos: Photos) -> tuple[list[str], Ratings,
     known = photos.rows()
     columns = ("event_id", "user_id", "photo_id", "kind", "dimension", "value")
     at = _seconds(feedback["at"])
-    events = sorted(
-        zip(at.tolist(), *(feedback[c].to_pylist() for c in columns)), key=lambda e: (e[0], str(e[1]))
-    )
+    events = sorted(zip(at.tolist(), *(feedback[c].to_pylist() for c in columns)), key=lambda e: (e[0], str(e[1])))
     seen: set[str] = set()
     cells: dict[tuple[str, int], np.ndarray] = {}
     when: dict[tuple[str, int], float] = {}
@@ -192,6 +190,4 @@ def _scores(table: pa.Table) -> np.ndarray:
 
 def _seconds(at: pa.ChunkedArray) -> np.ndarray:
     micro = at.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
-    return np.where(
-        pc.is_null(micro).to_numpy(zero_copy_only=False), np.nan, pc.fill_null(micro, 0).to_numpy() / 1e6
-    )
+    return np.where(micro.is_null().to_numpy(), np.nan, pc.fill_null(micro, 0).to_numpy() / 1e6)

@@ -31,14 +31,34 @@ from model.mesh_augment import augment
 from model.mesh_net import CROP, MeshNet, MeshNetConfig, save_mesh_net
 from model.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
-FIELDS = ("images", "present", "betas", "pose", "points")
+FIELDS = ("images", "present", "betas", "pose", "points", "mask")
+
+
+def _mask_keeper(body_path: str) -> Any:
+    """A renderer that also keeps each crop's silhouette, as the covered share of 4×4 px cells, 0…255."""
+    from tasks.mannequins.render import Rendered, Renderer
+
+    class MaskKeeper(Renderer):
+        masks: list[np.ndarray]
+
+        def render(self, *args: Any, **kwargs: Any) -> Rendered:
+            done = super().render(*args, **kwargs)
+            share = done.mask.reshape(CROP[1] // 4, 4, CROP[0] // 4, 4).mean((1, 3))
+            self.masks.append(np.round(share * 255).astype(np.uint8))
+            return done
+
+    keeper = MaskKeeper(body_path)
+    keeper.masks = []
+    return keeper
 
 
 def render_chunk(body_path: str, path: str, start: int, stop: int, seed: int) -> str:
     """Render the crops start … stop of the endless sequence `seed` into one npz, whole or not at all."""
     from tasks.mannequins.photos import training_crops
 
-    crops = training_crops(body_path, stop, seed, size=CROP, start=start, stop=stop)
+    renderer = _mask_keeper(body_path)
+    crops = training_crops(body_path, stop, seed, size=CROP, start=start, stop=stop, renderer=renderer)
+    crops["mask"] = np.stack(renderer.masks)
     part = f"{path}.part-{os.getpid()}"
     with Path(part).open("wb") as stream:
         np.savez(stream, **{name: crops[name] for name in FIELDS})
@@ -99,6 +119,7 @@ def load_crops(files: list[str] | list[Path]) -> dict[str, Tensor]:
         "betas": numbers["betas"],
         "rotations": axis_angle_to_matrix(numbers["pose"].unflatten(1, (22, 3))),
         "points": numbers["points"],
+        "mask": whole["mask"].float() / 255,
     }
 
 

@@ -25,7 +25,7 @@ continual_loop(config):
     forget           weights that older ratings may get; each user's is chosen by the evidence           [1, .5, .25, .1]
     confidence, min_ratings  as above
 
-    .venv/bin/python -m pytest tests/tasks/test_train_personal.py
+    .venv/bin/python -m pytest tests/tasks/test_personal_stages.py
 """
 
 import tempfile
@@ -118,9 +118,7 @@ def continual_loop(config: dict[str, Any]) -> None:
     users, ratings, aside = as_feedback(read_table(config["feedback"]), photos)
     test = int((~photos.fitting()[ratings.photo]).sum())
     fitted = len(ratings) - test
-    result = (
-        night(bank, photos, users, ratings, config, surveys=surveys, team=team) if fitted else (bank, None)
-    )
+    result = night(bank, photos, users, ratings, config, surveys=surveys, team=team) if fitted else (bank, None)
     if result is not None:
         after, what = result
         out = Path(config["out"])
@@ -175,9 +173,7 @@ def _entries(bank: Bank, what: Night | None = None) -> pa.Table:
             "gain_sd",
         )
     }
-    night_columns: dict[str, list] = {
-        name: [] for name in ("new_ratings", "forget", "gain_current", "new_user")
-    }
+    night_columns: dict[str, list] = {name: [] for name in ("new_ratings", "forget", "gain_current", "new_user")}
     for d, dimension in enumerate(DIMENSIONS):
         if bank.prior.users[d] == 0:
             continue

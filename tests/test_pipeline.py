@@ -71,30 +71,6 @@ def test_a_bad_setting_is_one_line_and_changes_nothing(checkout: Checkout):
     assert "Traceback" not in done.stderr
 
 
-def test_twenty_more_photos_cost_twenty(checkout: Checkout):
-    """Adding photos computes their rows only, and leaves the finished shards' bytes alone."""
-    from tasks.tables import read_shards, shard_paths
-
-    before = {path.name: path.read_bytes() for path in shard_paths(checkout.folder / "data/mesh")}
-    small_params(checkout.folder, mannequins={"photos": 110})
-    try:
-        checkout.run("dvc", "repro", "mesh", "embed")
-        after = {path.name: path.read_bytes() for path in shard_paths(checkout.folder / "data/mesh")}
-        assert before.items() <= after.items()
-        new = {path for path in shard_paths(checkout.folder / "data/mesh") if path.name not in before}
-        assert sum(len(read_rows(path)) for path in new) == 20
-        assert len(read_shards(checkout.folder / "data/mesh", ["photo_id"])) == 110
-    finally:
-        small_params(checkout.folder)
-        checkout.run("dvc", "checkout", "--force")
-
-
-def read_rows(path) -> list[str]:
-    from tasks.tables import read_table
-
-    return read_table(path, ["photo_id"])["photo_id"].to_pylist()
-
-
 def test_prefect_walks_the_same_graph(checkout: Checkout):
     shown = checkout.run("flows.cli", "run").stdout
     assert shown.count("Cached") == len(STAGES)

@@ -107,7 +107,7 @@ def simulate(
     if judging_per_user and "photo_id" not in truth.columns:
         raise ValueError("judging_per_user needs the column photo_id in truth, to know which photos are test")
     mixtures = mixtures or MIXTURES
-    seen = truth[truth["kind"] == "person"].reset_index(drop=True)
+    seen = truth.loc[truth["kind"] == "person"].reset_index(drop=True)
     z = attributes(seen)
     if len(seen) == 0 or not z:
         raise ValueError("truth has no photo of kind 'person' with attributes to rate")

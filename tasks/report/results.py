@@ -193,7 +193,7 @@ NEXT = {
     "uv run mlflow ui": "the registry: expert models, the personal bank, aliases and lineage",
     "uv run prefect server start": "flows, runs, shard reports and schedules",
     "uv run dvc plots show": "these plots; dvc metrics diff and dvc plots diff compare two runs",
-    "uv run dvc exp run -S finetune.seed=1": "rebuild exactly what a parameter changes",
+    "uv run dvc exp run -S finetune.iterations=50": "rebuild exactly what a parameter changes",
 }
 """Where to look next: command → what it shows."""
 

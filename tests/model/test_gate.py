@@ -101,9 +101,7 @@ def test_leave_two_out_is_exact():
             stats = personal.sufficient(phi[rest], y[rest], user[rest], 1)
             without, _ = personal.posterior(prior, start, stats)
             order = np.sign((y[i] - y[j]).item())
-            ours, theirs = (
-                order * np.sign(((phi[i] - phi[j]) * w[0]).sum().item()) for w in (without, rival)
-            )
+            ours, theirs = (order * np.sign(((phi[i] - phi[j]) * w[0]).sum().item()) for w in (without, rival))
             total += abs((y[i] - y[j]).item()) * (ours - theirs) / 2
             weight += abs((y[i] - y[j]).item())
     assert evidence.gain[0, 0].item() == pytest.approx(total / weight)

@@ -53,9 +53,7 @@ def test_posterior_equals_direct_solve(cohort):
 def test_evidence_equals_the_density_of_the_ratings(cohort):
     phi, y, user = cohort
     prior = some_prior()
-    value = personal.evidence(
-        prior, prior.mean.expand(60, -1, -1), personal.sufficient(phi, y, user, 60)
-    )
+    value = personal.evidence(prior, prior.mean.expand(60, -1, -1), personal.sufficient(phi, y, user, 60))
     mine = (user == 7) & ~y[:, 1].isnan()
     f = phi[mine, 1]
     cov = f @ prior.cov[1] @ f.T + prior.noise[1] * torch.eye(len(f), dtype=torch.float64)
@@ -184,3 +182,23 @@ def test_experts_are_points_of_the_feature_space():
     assert (phi[:, 1] == 0).all() and not basis.rated[1]
     with pytest.raises(ValueError, match="4 models"):
         basis.phi(predictions[:, :2])
+
+
+def test_population_mean_is_the_generic_model_unless_left_out_photos_say_otherwise():
+    rng = np.random.default_rng(8)
+    phi = torch.tensor(rng.normal(size=(60, D, 20)))
+    phi[..., 0] = 1.0
+    base = torch.zeros(D, 20, dtype=torch.float64)
+    base[:, 0], base[:, 1] = 5.0, 1.0
+    raters = torch.full((60, D), 200.0, dtype=torch.float64)
+    agreed = 6.0 + 1.5 * phi[..., 1] + torch.tensor(rng.normal(0, 1.0, (60, D)))  # what φ cannot explain is shared
+    mean = personal.population_mean(phi, agreed, raters, base)
+    assert mean[:, 2:].abs().max() < 1e-3
+    np.testing.assert_allclose(mean[:, 0], 6.0, atol=0.5)
+    np.testing.assert_allclose(mean[:, 1], 1.5, atol=0.5)
+
+    other = 6.0 + 1.5 * phi[..., 1] + 1.5 * phi[..., 2] + torch.tensor(rng.normal(0, 0.5, (60, D)))
+    other[:, 2] = torch.nan
+    mean = personal.population_mean(phi, other, raters, base)
+    np.testing.assert_allclose(mean[:2, 2], 1.5, atol=0.4)
+    assert torch.equal(mean[2], base[2])

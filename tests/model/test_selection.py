@@ -74,9 +74,7 @@ def test_likelihood_equals_the_density_of_the_ratings():
             stats.yy,
             stats.n,
         )
-        prior = personal.Prior(
-            mean, torch.diag_embed(var), noise, torch.zeros(D, dtype=torch.float64), torch.ones(D)
-        )
+        prior = personal.Prior(mean, torch.diag_embed(var), noise, torch.zeros(D, dtype=torch.float64), torch.ones(D))
         expected = personal.evidence(prior, mean.expand(5, -1, -1), small)[:, :2].sum(1)
         torch.testing.assert_close(value[:, e], expected)
 
