@@ -12,14 +12,15 @@ from tasks.params import load_params
 from tasks.progress import counted
 from tasks.stage import run
 from tasks.train import fit
-from tasks.train_mesh_net import mesh_net_loop, mesh_net_settings, render_training_set
+from tasks.train_mesh_net import crops_version, mesh_net_loop, mesh_net_settings, render_training_set
 
 
 @flow
 def meshnet(body: str = "data/body", out: str = "data/meshnet") -> None:
     """Render training crops on Ray, train with Ray Train, measure on mannequins never trained on."""
     params = load_params()
-    model, crops = body_file(Path(body))[0], Path(".physique/crops")
+    model = body_file(Path(body))[0]
+    crops = Path(".physique/crops") / crops_version(model)
     with counted("training crops") as on_progress:
         train = render_training_set(model, crops, params.meshnet.crops, seed=params.seed, on_progress=on_progress)
     with counted("held-out crops") as on_progress:

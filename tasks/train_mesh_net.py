@@ -37,19 +37,24 @@ FIELDS = ("images", "present", "betas", "pose", "points", "mask")
 def _mask_keeper(body_path: str) -> Any:
     """A renderer that also keeps each crop's silhouette, as the covered share of 4×4 px cells, 0…255."""
     from tasks.mannequins.render import Rendered, Renderer
+    from tasks.mannequins.scene import Scene
 
     class MaskKeeper(Renderer):
-        masks: list[np.ndarray]
+        def __init__(self) -> None:
+            super().__init__(body_path)
+            self.masks: list[np.ndarray] = []
+            self.place: Any = None
 
-        def render(self, *args: Any, **kwargs: Any) -> Rendered:
-            done = super().render(*args, **kwargs)
+        def render(self, scene: Scene, *args: Any, **kwargs: Any) -> Rendered:
+            done = super().render(scene, *args, **kwargs)
             share = done.mask.reshape(CROP[1] // 4, 4, CROP[0] // 4, 4).mean((1, 3))
+            if scene.backdrop is self.place:  # the same crop again, without the person beside it
+                self.masks.pop()
+            self.place = scene.backdrop
             self.masks.append(np.round(share * 255).astype(np.uint8))
             return done
 
-    keeper = MaskKeeper(body_path)
-    keeper.masks = []
-    return keeper
+    return MaskKeeper()
 
 
 def render_chunk(body_path: str, path: str, start: int, stop: int, seed: int) -> str:
@@ -287,3 +292,12 @@ def mesh_net_settings(
         "learning_rate": settings.lr,
         "weight_decay": 0.01,
     }
+
+
+def crops_version(body: Path) -> str:
+    """Hash of the body model and of the code that renders: crops made by other code are never taken for these."""
+    from hashlib import sha256
+
+    here = Path(__file__)
+    parts = [body, here, *sorted((here.parent / "mannequins").glob("*.py"))]
+    return sha256(b"".join(path.read_bytes() for path in parts)).hexdigest()[:12]
