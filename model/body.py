@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,20 @@ DENSITY = 985.0
 """kg per cubic metre of a body at the end of a normal breath."""
 
 
+def open_body(path: Path) -> np.lib.npyio.NpzFile:
+    """The arrays of a body-model file. ValueError, one line, if it is no npz."""
+    try:
+        opened = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile):  # numpy takes what is neither npz nor npy for a pickle
+        opened = None
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise ValueError(f"{path}: not an SMPL-X body model: not an npz file, or cut short")
+    return opened
+
+
 def _plain_file(path: Path, folder: Path) -> Path:
     """A copy of the body model with nothing but plain arrays and 10 + 10 shape columns."""
-    with np.load(path, allow_pickle=False) as source:
+    with open_body(path) as source:
         missing = [name for name in ARRAYS if name not in source.files]
         if missing:
             raise ValueError(f"{path}: not an SMPL-X body model, arrays missing: {', '.join(missing)}")

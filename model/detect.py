@@ -74,7 +74,7 @@ class HogDetector:
     the camera.
     """
 
-    def __init__(self, threshold: float = 0.5, side: int = 320, stride: int = 8, scale: float = 1.05):
+    def __init__(self, threshold: float = 1.0, side: int = 320, stride: int = 8, scale: float = 1.05):
         """Boxes under weight `threshold` are dropped; `stride` px and `scale` per pyramid level."""
         self.threshold, self.side, self.stride, self.scale = threshold, side, stride, scale
         self._hog = None
@@ -150,7 +150,7 @@ class PresenceDetector:
     Finds one person, in any pose the mannequins take, of at least about half the photo's height.
     """
 
-    def __init__(self, net: MeshNet, threshold: float = 0.0, heights: tuple[float, ...] = (0.9, 0.68, 0.5)):
+    def __init__(self, net: MeshNet, threshold: float = 3.0, heights: tuple[float, ...] = (0.9, 0.68, 0.5)):
         """Windows are `heights` of the photo high; a logit under `threshold` is nobody."""
         self.net, self.threshold, self.heights = net, threshold, heights
 
@@ -179,6 +179,13 @@ class PresenceDetector:
         presence, points = look(self.net, image, boxes)
         return self.settle(image, points[presence.argmax()])
 
+    def whole(self, image: np.ndarray) -> list[Box]:
+        """Like a call, but looks at the whole photo only."""
+        height, width = image.shape[:2]
+        inner = np.array([0.1 * width, 0.1 * height, 0.9 * width, 0.9 * height])  # a crop grows by a quarter
+        _, points = look(self.net, image, [inner])
+        return self.settle(image, points[0])
+
     def settle(self, image: np.ndarray, points: np.ndarray, steps: int = 2) -> list[Box]:
         """Draw the box to the points and look again, `steps` times; [] when nobody is left."""
         height, width = image.shape[:2]
@@ -193,8 +200,12 @@ class PresenceDetector:
         return [Box(*(float(v) for v in box), score)] if score >= self.threshold else []
 
 
-class HogThenPresence:
-    """HOG, and where it finds nobody, the presence head: real people by the one, odd poses by the other."""
+class AutoDetector:
+    """One look at the whole photo; if that is no single whole person, HOG; then windows of the photo.
+
+    Photos of one person, which is what the cohorts hold, take the quick way; people on a street need HOG, odd
+    poses and small figures the windows.
+    """
 
     def __init__(self, hog: HogDetector, presence: PresenceDetector):
         self.hog, self.presence = hog, presence
@@ -202,11 +213,11 @@ class HogThenPresence:
     @property
     def settings(self) -> str:
         """See `Detector`."""
-        return f"{self.hog.settings} then {self.presence.settings}"
+        return f"whole then {self.hog.settings} then {self.presence.settings}"
 
     def __call__(self, image: np.ndarray) -> list[Box]:
         """See `Detector`; scores are those of whichever detector answered."""
-        return self.hog(image) or self.presence(image)
+        return self.presence.whole(image) or self.hog(image) or self.presence(image)
 
 
 def make_detector(name: str, net: MeshNet) -> Detector:
@@ -220,5 +231,5 @@ def make_detector(name: str, net: MeshNet) -> Detector:
     if name == "presence":
         return PresenceDetector(net)
     if name == "auto":
-        return HogThenPresence(HogDetector(), PresenceDetector(net))
+        return AutoDetector(HogDetector(), PresenceDetector(net))
     raise ValueError(f"mesh.detector is {name!r}; it can be auto, hog or presence")

@@ -1,6 +1,6 @@
 """The frozen image encoder: a photo to a vector, as the `embed` stage tables it and `predict` computes it.
 
-`meshnet` is the trunk of the small mesh network, which needs no download; any timm name takes its place,
+`meshnet` is what the small mesh network reads, which needs no download; any timm name takes its place,
 with weights from a local safetensors file or, without one, from where timm publishes them.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +18,7 @@ from model.checkpoint import file_hash
 from model.images import letterbox
 
 MESHNET = "meshnet"
-MESHNET_PIXELS = 128
-VERSION = 1  # raise when the vectors of the same weights change
+VERSION = 2  # raise when the vectors of the same weights change
 
 
 class Encoder:
@@ -53,16 +51,53 @@ class Encoder:
         return out
 
 
-class _Trunk(nn.Module):
-    def __init__(self, net: Any):
-        super().__init__()
-        self.net = net
+class MeshNetEncoder:
+    """Photos to what the small mesh network's heads read: it looks at the whole photo, then at who is there.
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.net.embed(images)
+    Same attributes and call as `Encoder`. A photo with nobody in it has a vector, too.
+    """
+
+    def __init__(self, folder: Path, device: str):
+        from model.mesh_net import load_mesh_net
+
+        self.net, self.device = load_mesh_net(folder, device), device
+        self.id = f"meshnet-{file_hash(folder / 'mesh_net.safetensors')[:12]}-{VERSION}"
+        self.width = self.net.width
+
+    def __call__(self, images: Sequence[np.ndarray], batch: int = 32) -> np.ndarray:
+        """See `Encoder`."""
+        out = np.zeros((len(images), 2, self.width), np.float32)
+        for start in range(0, len(images), batch):
+            part = images[start : start + batch]
+            for flip, view in enumerate((part, [image[:, ::-1] for image in part])):
+                out[start : start + batch, flip] = self._vectors([np.ascontiguousarray(v) for v in view])
+        return out
+
+    @torch.inference_mode()
+    def _vectors(self, images: list[np.ndarray]) -> np.ndarray:
+        from model.detect import box_from_points
+        from model.images import apply_affine, crop_person, invert_affine
+
+        boxes = []
+        for image in images:  # framed so that the crop, which grows a box by a quarter, is the whole photo
+            height, width = image.shape[:2]
+            boxes.append(np.array([0.1 * width, 0.1 * height, 0.9 * width, 0.9 * height]))
+        for look in range(2):
+            cut = [crop_person(image, box) for image, box in zip(images, boxes, strict=True)]
+            crops = torch.from_numpy(np.stack([crop for crop, _ in cut])).to(self.device)
+            output, features = self.net.read(crops.permute(0, 3, 1, 2).float() / 255)
+            if look == 0:
+                for i, ((_, matrix), points) in enumerate(zip(cut, output.points.cpu().numpy(), strict=True)):
+                    limits = np.array([images[i].shape[1], images[i].shape[0]] * 2, np.float64)
+                    # whole pixels: rounding noise of a batch must not reach the second crop
+                    box = np.round(box_from_points(apply_affine(invert_affine(matrix), points))).clip(0, limits)
+                    boxes[i] = box if (box[2:] - box[:2]).min() >= 8 else boxes[i]
+        return features.cpu().numpy()
 
 
-def load_encoder(name: str, weights: str | Path | None, mesh_net: str | Path, device: str = "cpu") -> Encoder:
+def load_encoder(
+    name: str, weights: str | Path | None, mesh_net: str | Path, device: str = "cpu"
+) -> Encoder | MeshNetEncoder:
     """The encoder called `name`.
 
     Args:
@@ -74,13 +109,7 @@ def load_encoder(name: str, weights: str | Path | None, mesh_net: str | Path, de
         ValueError: timm knows no such name, its weights cannot be had, or the file does not fit.
     """
     if name == MESHNET:
-        from model.mesh_net import load_mesh_net
-
-        mesh_net = Path(mesh_net)
-        id = f"meshnet-{file_hash(mesh_net / 'mesh_net.safetensors')[:12]}-{VERSION}"
-        return Encoder(
-            _Trunk(load_mesh_net(mesh_net)), MESHNET_PIXELS, torch.zeros(3), torch.ones(3), id, device
-        )
+        return MeshNetEncoder(Path(mesh_net), device)
     import timm
     from timm.data import resolve_model_data_config
 

@@ -38,4 +38,4 @@ class SumOfSquares(nn.Module):
         return (error.sum(dim=0) / known.sum(dim=0).clamp(min=1)).sum()
 
 
-LOSSES: dict[str, type[nn.Module]] = {"uncertainty": UncertaintyWeighted, "mse": SumOfSquares}
+LOSSES: dict[str, type[nn.Module]] = {"uncertainty": UncertaintyWeighted, "sum": SumOfSquares}

@@ -2,9 +2,9 @@
 
 Notable:
 - built like SMPLer-X in miniature: points by soft-argmax over heat maps, features sampled at the points feed
-  the betas and rotations, so a 16×12 map is enough;
-- about 40 M multiply-adds a crop, nothing pretrained: it learns on mannequins in about a minute on two cores;
-- its pooled trunk (`embed`) doubles as the default image encoder of the `embed` stage.
+  the betas and rotations, so a 32×24 map is enough;
+- about 40 M multiply-adds a crop: a few milliseconds on one core;
+- what its heads read (`read`) doubles as the vector of the default image encoder (model/encoder.py).
 
     python -m pytest tests/model/test_mesh_net.py
 """
@@ -41,15 +41,15 @@ class MeshNetConfig:
     """Width of the regressor's hidden layer."""
     betas: int = 10
     """Shape coefficients."""
-    betas_weight: float = 2.0
+    betas_weight: float = 1.0
     """Weight of the shape loss (squared vertex error of the zero-pose mesh, dm², and 0.05 of that of betas)."""
     pose_weight: float = 2.0
     """Weight of the rotation loss (squared Frobenius distance, mean over joints, the root five-fold)."""
     points_weight: float = 4.0
     """Weight of the point loss (L1, in tenths of the crop's height)."""
-    heat_weight: float = 0.3
+    heat_weight: float = 2.0
     """Weight of the heat maps' cross-entropy with a bell around the true point: points are found early by it."""
-    mask_weight: float = 1.0
+    mask_weight: float = 2.0
     """Weight of the silhouette loss (cross-entropy, mean over cells)."""
     presence_weight: float = 0.3
     """Weight of the presence loss (cross-entropy)."""
@@ -68,7 +68,7 @@ class MeshNetOutput:
     presence: Tensor
     """(B,) logit: the crop frames one person as a detector's box would."""
     heat: Tensor
-    """(B, 15, 16, 12) log-probability of each point's cell."""
+    """(B, 15, 32, 24) log-probability of each point's cell."""
     mask: Tensor
     """(B, 32, 24) logit: share of the cell that the person covers."""
 
@@ -113,24 +113,28 @@ class MeshNet(nn.Module):
         super().__init__()
         self.config = config or MeshNetConfig()
         stem, middle, deep = self.config.widths
-        self.stem = _conv(3, stem, kernel=7, stride=4)
+        self.stem = nn.Sequential(_conv(3, stem // 2, stride=2), _conv(stem // 2, stem, stride=2))
         self.middle = nn.Sequential(_conv(stem, middle, stride=2), _Residual(middle))
         self.deep = nn.Sequential(_conv(middle, deep, stride=2), _Residual(deep))
         self.lateral = nn.Conv2d(deep, middle, 1)
-        self.heat = nn.Conv2d(middle, POINTS, 1)
         self.squeeze = _conv(deep, deep // 4, kernel=1)
         self.fine = nn.Conv2d(middle, stem, 1)
+        self.refine = _conv(stem, stem)
+        self.heat = nn.Conv2d(stem, POINTS, 3, padding=1)
         self.mask = nn.Conv2d(stem, 1, 3, padding=1)
         self.girth = nn.Conv2d(stem, GIRTH, 1)
         bones, steps, _ = _across()
-        sampled = POINTS * (middle + 4) + 2 * deep + deep // 4 * (CROP[0] // 16) * (CROP[1] // 16)
+        sampled = POINTS * (middle + 2) + 2 * deep + deep // 4 * (CROP[0] // 16) * (CROP[1] // 16)
         sampled += len(bones) * len(steps) * (GIRTH + 1)
-        # Normalised, and no hard zero: at this learning rate plain ReLUs here die in the first steps.
+        # Each feature on its own scale, and no hard zero: plain ReLUs here die in the first steps.
         self.regressor = nn.Sequential(
-            nn.LayerNorm(sampled), nn.Linear(sampled, self.config.hidden), nn.LeakyReLU(0.1, inplace=True)
+            nn.BatchNorm1d(sampled), nn.Linear(sampled, self.config.hidden), nn.LeakyReLU(0.1, inplace=True)
         )
-        self.betas = nn.Linear(self.config.hidden, self.config.betas)
-        self.pose = nn.Linear(self.config.hidden, JOINTS * 6)
+        # A few measures, as a tailor takes them, beside the many features: what is learned first.
+        self.measures = nn.BatchNorm1d(2 * POINTS + len(bones) * 5)
+        told = self.config.hidden + self.measures.num_features
+        self.betas = nn.Linear(told, self.config.betas)
+        self.pose = nn.Linear(told, JOINTS * 6)
         self.presence = nn.Linear(2 * deep, 1)
         for head in (self.betas, self.pose):
             nn.init.normal_(head.weight, std=1e-3)
@@ -140,22 +144,23 @@ class MeshNet(nn.Module):
 
     @property
     def width(self) -> int:
-        """D of `features` and `embed`."""
-        return 2 * self.config.widths[2]
+        """Length of the features of `read`."""
+        return self.config.hidden + self.measures.num_features
 
-    def set_statistics(self, pose: Tensor, shape_directions: Tensor) -> None:
-        """Take the mean pose from the training set (N, 66) rad, and the loss's metric from the body model.
+    def set_statistics(self, pose: Tensor | None, shape_directions: Tensor) -> None:
+        """Take the mean pose from the training set (N, 66) rad, if given, and the loss's metric from the body model.
 
         `shape_directions` (V, 3, betas), metres per unit: the mean squared vertex distance of two shapes is
         dᵀGd with d the difference of their betas and G the gram matrix kept here (m²).
         """
-        mean = axis_angle_to_matrix(pose.unflatten(-1, (JOINTS, 3))).mean(0)
-        self.mean_rotations.copy_(sixd_to_matrix(matrix_to_sixd(mean)))
+        if pose is not None:
+            mean = axis_angle_to_matrix(pose.unflatten(-1, (JOINTS, 3))).mean(0)
+            self.mean_rotations.copy_(sixd_to_matrix(matrix_to_sixd(mean)))
         flat = shape_directions.double().flatten(0, 1)
         self.shape_gram.copy_((flat.T @ flat / shape_directions.shape[0]).float())
 
     def _trunk(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, 3, H, W) in [0, 1] → maps at strides 4, 8 and 16 and the pooled (B, D) of the deepest."""
+        """(B, 3, H, W) in [0, 1] → maps at strides 4, 8 and 16, and mean and maximum (B, D) of the deepest."""
         x = ((images - 0.45) / 0.25).contiguous(memory_format=torch.channels_last)
         stem = self.stem(x)
         middle = self.middle(stem)
@@ -164,27 +169,33 @@ class MeshNet(nn.Module):
 
     def forward(self, crops: Tensor) -> MeshNetOutput:
         """crops (B, 3, 128, 96) in [0, 1] RGB."""
+        return self.read(crops)[0]
+
+    def read(self, crops: Tensor) -> tuple[MeshNetOutput, Tensor]:
+        """What is said of crops (B, 3, 128, 96) in [0, 1] RGB, and the (B, width) features it is said by."""
         if crops.shape[1:] != (3, CROP[1], CROP[0]):
             raise ValueError(f"crops: shape {tuple(crops.shape)}, expected (B, 3, {CROP[1]}, {CROP[0]})")
         stem, middle, deep, pooled = self._trunk(crops)
         fused = F.relu(middle + F.interpolate(self.lateral(deep), size=middle.shape[2:], mode="nearest"))
-        rows, columns = fused.shape[2:]
-        log_heat = self.heat(fused).flatten(2).log_softmax(-1).unflatten(-1, (rows, columns))
+        detail = self.refine(stem + F.interpolate(self.fine(fused), size=stem.shape[2:], mode="nearest"))
+        rows, columns = detail.shape[2:]
+        log_heat = self.heat(detail).flatten(2).log_softmax(-1).unflatten(-1, (rows, columns))
         heat = log_heat.exp()
         # Centres of the cells in [-1, 1] over the crop, so that the point is its heat map's expectation.
         x = (torch.arange(columns, device=crops.device) + 0.5) / columns * 2 - 1
         y = (torch.arange(rows, device=crops.device) + 0.5) / rows * 2 - 1
         unit = torch.stack([(heat.sum(2) * x).sum(-1), (heat.sum(3) * y).sum(-1)], -1)  # (B, 15, 2)
         sampled = F.grid_sample(fused, unit[:, :, None], align_corners=False)[..., 0].flatten(1)
-        detail = F.relu(stem + F.interpolate(self.fine(fused), size=stem.shape[2:], mode="nearest"))
         mask = self.mask(detail)
-        widths = self._widths(torch.cat([mask.sigmoid(), self.girth(detail)], 1), unit.detach())
+        widths, relative = self._widths(torch.cat([mask.sigmoid(), self.girth(detail)], 1), unit.detach())
         layout = self.squeeze(deep).flatten(1)  # crops are framed alike, so where a feature lies says much
-        hidden = self.regressor(torch.cat([sampled, unit.flatten(1), pooled, layout, *widths], 1))
+        hidden = self.regressor(torch.cat([sampled, unit.flatten(1), pooled, layout, widths.flatten(1)], 1))
+        girths = widths[:, 0].unflatten(-1, (-1, 9)).mean(-1).flatten(1)  # covered share of each cross-section
+        hidden = torch.cat([hidden, self.measures(torch.cat([girths, relative], 1))], 1)
         change = self.pose(hidden).unflatten(-1, (JOINTS, 6))
         rotations = sixd_to_matrix(matrix_to_sixd(self.mean_rotations) + change)
         size = torch.tensor(CROP, dtype=unit.dtype, device=unit.device)
-        return MeshNetOutput(
+        output = MeshNetOutput(
             betas=self.betas(hidden),
             rotations=rotations,
             points=(unit + 1) / 2 * size,  # pixel i spans i … i + 1
@@ -192,11 +203,12 @@ class MeshNet(nn.Module):
             heat=log_heat,
             mask=mask[:, 0],
         )
+        return output, hidden
 
     def _widths(self, maps: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
         """What lies across each bone, and the points relative to the trunk: shape without place and scale.
 
-        maps (B, C, 32, 24); unit (B, 15, 2) points in [-1, 1]. Returns (B, N·C) and (B, 30).
+        maps (B, C, 32, 24); unit (B, 15, 2) points in [-1, 1]. Returns (B, C, bones, steps) and (B, 30).
         """
         bones, steps, half = (torch.as_tensor(v, device=unit.device) for v in _across())
         size = torch.tensor(CROP, dtype=unit.dtype, device=unit.device) / 2
@@ -209,15 +221,7 @@ class MeshNet(nn.Module):
         place = start[:, :, None] + along[:, :, None] * steps[:, :1]
         place = place + normal[:, :, None] * (half[None, :, None] * steps[:, 1:] * trunk[..., None])
         values = F.grid_sample(maps, place / size, align_corners=False)
-        return values.flatten(1), ((points - points[:, :1]) / trunk).flatten(1)
-
-    def features(self, crops: Tensor) -> Tensor:
-        """(B, 3, 128, 96) in [0, 1] → (B, D): mean and maximum of the deepest map."""
-        return self._trunk(crops)[3]
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Any (B, 3, H, W) in [0, 1], letterboxed whole photos for instance, H and W ≥ 32 → (B, D)."""
-        return self._trunk(images)[3]
+        return values, ((points - points[:, :1]) / trunk).flatten(1)
 
     def loss(self, output: MeshNetOutput, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Terms of the loss and their weighted sum `total`.
@@ -262,13 +266,13 @@ class MeshNet(nn.Module):
 
 
 def _cross_entropy(log_heat: Tensor, points: Tensor) -> Tensor:
-    """(B,) cross-entropy of heat maps (B, 15, rows, columns) with bells of 0.7 cells around points (px)."""
+    """(B,) cross-entropy of heat maps (B, 15, rows, columns) with bells of one cell around points (px)."""
     rows, columns = log_heat.shape[2:]
 
     def bell(at: Tensor, cells: int, length: int) -> Tensor:
         middle = torch.arange(cells, device=at.device) + 0.5
         place = (at * (cells / length)).clamp(0.0, float(cells))
-        return (-0.5 * ((middle - place[..., None]) / 0.7).square()).softmax(-1)
+        return (-0.5 * (middle - place[..., None]).square()).softmax(-1)
 
     across, down = bell(points[..., 0], columns, CROP[0]), bell(points[..., 1], rows, CROP[1])
     target = down[..., :, None] * across[..., None, :]

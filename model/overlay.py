@@ -12,49 +12,11 @@ import numpy as np
 
 from model.body import Body
 from model.extract import MeshRow, project
+from model.graph import EDGES
 
 LONG_SIDE = 1024
 """Larger photos are shrunk to this before drawing, px."""
 SKIN = np.array([120.0, 190.0, 235.0])
-EDGES = np.array(
-    [
-        0,
-        1,
-        0,
-        2,
-        1,
-        3,
-        3,
-        5,
-        2,
-        4,
-        4,
-        6,
-        0,
-        8,
-        0,
-        9,
-        8,
-        10,
-        10,
-        12,
-        9,
-        11,
-        11,
-        13,
-        8,
-        9,
-        0,
-        7,
-        7,
-        14,
-        7,
-        8,
-        7,
-        9,
-    ]
-).reshape(-1, 2)
-"""Lines between the 15 points (spec §7, each once)."""
 
 
 def _shade(canvas: np.ndarray, vertices: np.ndarray, pixels: np.ndarray, faces: np.ndarray) -> np.ndarray:

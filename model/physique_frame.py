@@ -32,7 +32,7 @@ class FrameConfig:
     image_width: int
     """Length of the image encoder's vector (`embed` stage)."""
     size: str = "tiny"
-    mesh_points: int = 256
+    mesh_points: int = 128
     """Vertices kept of 10,475."""
     mesh_channels: tuple[int, ...] = (16, 32, 64)
     mesh_neighbours: int = 8

@@ -32,7 +32,7 @@ def score_views(
         vertices, points, visible: as PhysiqueFrame.forward takes them.
     """
     views = []
-    for flip, seen in enumerate((points, mirror_points(points))):
+    for flip, (seen, there) in enumerate(((points, visible), (mirror_points(points), visible[:, list(MIRRORED)]))):
         preference = frame.preference(survey.expand(len(image), -1), image[:, flip])
-        views.append(frame.fuse(image[:, flip], vertices, seen, preference, visible))
+        views.append(frame.fuse(image[:, flip], vertices, seen, preference, there))
     return torch.stack([frame.score(view) for view in views]).mean(0), torch.stack(views).mean(0)

@@ -172,6 +172,10 @@ def _mesh_error(path: Path) -> dict[str, Any] | None:
         "error_mm": [facts[keys[0]], None, None],
         "baseline_mm": [facts[keys[1]], None, None],
         "photos": facts["held_out"],
+        "others": [
+            (words, facts[f"{key}_mm"], facts[f"{key}_baseline_mm"])
+            for key, words in (("scaled", "brought to the true stature"), ("posed", "posed, pelvis on pelvis"))
+        ],
         "precision": facts.get("presence_precision"),
         "recall": facts.get("presence_recall"),
     }

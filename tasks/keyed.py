@@ -30,13 +30,16 @@ def keep_current(folder: Path, wanted: set[str], column: str, key: str) -> set[s
     A shard of nothing but current rows is left alone, so its bytes and its DVC hash stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    done: set[str] = set()
-    for path in shard_paths(folder):
+
+    def current(path: Path, photos: set[str]) -> tuple[pa.Table, pa.ChunkedArray]:
         head = read_table(path, ["photo_id", column])
-        fresh = pc.and_(
-            pc.is_in(head["photo_id"], pa.array(sorted(wanted - done), pa.string())),
-            pc.equal(head[column], key),
-        )
+        there = pc.is_in(head["photo_id"], pa.array(sorted(photos), pa.string()))
+        return head, pc.and_(there, pc.equal(head[column], key))
+
+    done: set[str] = set()
+    # Whole shards first: a killed run may have left a shard beside the longer one that it was made from.
+    for path in sorted(shard_paths(folder), key=lambda path: not pc.all(current(path, wanted)[1]).as_py()):
+        head, fresh = current(path, wanted - done)
         ids = head["photo_id"].filter(fresh).to_pylist()
         if len(ids) < len(head):
             if ids:

@@ -73,6 +73,7 @@ class Mannequins(_Section):
 class Meshnet(_Section):
     """Training of the small mesh network."""
 
+    start: OptionalText
     crops: Count
     held_out: Count
     workers: Count

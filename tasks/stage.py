@@ -29,8 +29,13 @@ def quiet_prefect() -> None:
     """Prefect's own lines at warning and above; what a person waits for is said by the progress bars."""
     import logging
 
+    from tasks.faults import OneLine
+
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).addFilter(OneLine(silent=False))
+    for handler in logging.getLogger("prefect").handlers:
+        handler.addFilter(OneLine(silent=True))
 
 
 def record(stage: str, seconds: float) -> None:

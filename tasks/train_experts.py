@@ -54,6 +54,7 @@ class Unit:
             [*self.frame.parameters(), *self.loss.parameters()],
             lr=config["lr"],
             weight_decay=config["weight_decay"],
+            fused=True,
         )
         self.epoch = 0
 

@@ -26,11 +26,13 @@ import torch
 from torch import Tensor
 
 from model.body import Body, load_body
-from model.checkpoint import seeded
+from model.checkpoint import file_hash, seeded
 from model.mesh_augment import augment
-from model.mesh_net import CROP, MeshNet, MeshNetConfig, save_mesh_net
+from model.mesh_net import CROP, MeshNet, load_mesh_net, save_mesh_net
 from model.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
+START = Path(__file__).resolve().parent.parent / "model" / "weights"
+"""Weights that `meshnet.start: shipped` starts from (docs/meshnet.md)."""
 FIELDS = ("images", "present", "betas", "pose", "points", "mask")
 
 
@@ -141,11 +143,13 @@ def _learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 @torch.no_grad()
-def evaluate(net: MeshNet, body: Body, crops: dict[str, Tensor], reference: Tensor, *, posed: bool) -> dict:
-    """Errors on held-out crops, against a fixed body.
+def evaluate(net: MeshNet, body: Body, crops: dict[str, Tensor], reference: Tensor) -> dict[str, float]:
+    """Errors on held-out crops, beside those of a fixed body.
 
-    `reference` (10,) are the mean betas of the training set. Vertex errors are mean distances in mm over the
-    10,475 vertices and all people; posed meshes are compared with their pelvis joints laid on each other.
+    `reference` (10,) are the mean betas of the training set, the baseline's. Vertex errors are mean distances
+    in mm over the 10,475 vertices and all people. A photo does not tell how far its camera stood, so stature
+    is a guess for anybody; `scaled_mm` compares zero-pose meshes brought to the true scale first (PVE-T-SC,
+    Sengupta et al., BMVC 2020). Posed meshes are compared with their pelvis joints laid on each other.
     """
     net.eval()
     outputs = [net(crops["images"][i : i + 64].float() / 255) for i in range(0, len(crops["images"]), 64)]
@@ -161,32 +165,39 @@ def evaluate(net: MeshNet, body: Body, crops: dict[str, Tensor], reference: Tens
         "point_error_px": float((points - crops["points"])[person].norm(dim=-1).mean()),
     }
 
-    def distance(a: Tensor, b: Tensor) -> float:
-        return float((a - b).norm(dim=-1).mean()) * 1000
-
     truth = crops["betas"][person]
     fixed = reference.expand_as(truth)
-    parts = range(0, len(truth), 32)
-    zero, zero_fixed, turned, turned_fixed = [], [], [], []
-    for at in parts:
-        some = slice(at, at + 32)
+    mean = matrix_to_axis_angle(net.mean_rotations).flatten()
+    poses = [matrix_to_axis_angle(r[person]).flatten(1) for r in (crops["rotations"], rotations)]
+    errors: dict[str, list[float]] = {}
+    for some in torch.arange(len(truth)).split(32):
         right = body.zero_pose(truth[some])
-        zero.append(distance(body.zero_pose(betas[person][some]), right))
-        zero_fixed.append(distance(body.zero_pose(fixed[some]), right))
-        if posed:
-            pose = matrix_to_axis_angle(crops["rotations"][person][some]).flatten(1)
-            said = matrix_to_axis_angle(rotations[person][some]).flatten(1)
-            mean = matrix_to_axis_angle(net.mean_rotations).flatten().expand_as(said)
-            right = _rooted(body, truth[some], pose)
-            turned.append(distance(_rooted(body, betas[person][some], said), right))
-            turned_fixed.append(distance(_rooted(body, fixed[some], mean), right))
-    weights = [min(32, len(truth) - at) for at in parts]
-    metrics["zero_pose_mm"] = float(np.average(zero, weights=weights))
-    metrics["zero_pose_baseline_mm"] = float(np.average(zero_fixed, weights=weights))
-    if posed:
-        metrics["posed_mm"] = float(np.average(turned, weights=weights))
-        metrics["posed_baseline_mm"] = float(np.average(turned_fixed, weights=weights))
-    return metrics
+        turned = _rooted(body, truth[some], poses[0][some])
+        for name, shape, pose in (
+            ("", betas[person][some], poses[1][some]),
+            ("_baseline", fixed[some], mean.expand(len(some), -1)),
+        ):
+            said = body.zero_pose(shape)
+            found = {
+                f"zero_pose{name}_mm": _distance(said, right),
+                f"scaled{name}_mm": _distance(_scaled(said, right), right),
+                f"posed{name}_mm": _distance(_rooted(body, shape, pose), turned),
+            }
+            for key, value in found.items():
+                errors.setdefault(key, []).append(value * len(some))
+    return metrics | {key: sum(values) / len(truth) for key, values in errors.items()}
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Mean distance of vertices, mm."""
+    return float((a - b).norm(dim=-1).mean()) * 1000
+
+
+def _scaled(said: Tensor, right: Tensor) -> Tensor:
+    """Meshes (B, V, 3) brought to the size and place of others (least squares, one factor per mesh)."""
+    centre = right.mean(1, keepdim=True)
+    said, right = said - said.mean(1, keepdim=True), right - centre
+    return said * ((said * right).sum((1, 2)) / said.square().sum((1, 2)))[:, None, None] + centre
 
 
 def _rooted(body: Body, betas: Tensor, pose: Tensor) -> Tensor:
@@ -197,9 +208,10 @@ def _rooted(body: Body, betas: Tensor, pose: Tensor) -> Tensor:
 def mesh_net_loop(config: dict) -> None:
     """Ray Train loop of one network over all workers (DDP).
 
-    config: train, val (lists of npz files), body, out (folder), seed, epochs, batch_size (of all workers
-    together), learning_rate, weight_decay; optional net (fields of `MeshNetConfig`).
-    Writes out/{mesh_net.safetensors, mesh_net.json, metrics.json} and reports the metrics of every epoch.
+    config: train, val (lists of npz files), body, start (folder of weights or None), out (folder), seed, epochs,
+    batch_size (of all workers together), learning_rate, weight_decay.
+    Writes out/{mesh_net.safetensors, mesh_net.json, metrics.json}; reports the loss of every epoch and the
+    errors of the last one.
     """
     import ray.train
     from ray.train.torch import prepare_model
@@ -209,11 +221,11 @@ def mesh_net_loop(config: dict) -> None:
     torch.set_num_threads(1 if workers > 1 else max(1, int(config.get("threads", os.cpu_count() or 1))))
     torch.manual_seed(config["seed"])
     crops = load_crops(config["train"])
-    net = MeshNet(MeshNetConfig(**config.get("net", {})))
+    net = MeshNet() if config["start"] is None else started(Path(config["start"]), Path(config["body"]))
     body = load_body(config["body"])
     person = crops["presence"] > 0.5
     reference = crops["betas"][person].mean(0)
-    pose = matrix_to_axis_angle(crops["rotations"][person]).flatten(1)
+    pose = None if config["start"] else matrix_to_axis_angle(crops["rotations"][person]).flatten(1)
     net.set_statistics(pose, body.directions.unflatten(1, (-1, 3)).permute(1, 2, 0))
     decayed = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim <= 1]
@@ -257,20 +269,31 @@ def mesh_net_loop(config: dict) -> None:
         with tempfile.TemporaryDirectory() if rank == 0 else nullcontext() as folder:
             kept = None
             if rank == 0:
-                metrics |= evaluate(net, body, val, reference, posed=last)
                 state = {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch}
                 torch.save(state, Path(folder) / "state.pt")
                 if last:
+                    metrics |= evaluate(net, body, val, reference)
                     metrics |= {"crops": len(crops["images"]), "held_out": len(val["images"])}
-                    _write(net, metrics, Path(config["out"]))
+                    _write(net, config, metrics)
                 kept = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(metrics, checkpoint=kept)
 
 
-def _write(net: MeshNet, metrics: dict, out: Path) -> None:
+def started(folder: Path, body: Path) -> MeshNet:
+    """The network of `folder`, ready to be trained on; what betas mean is learned anew for another body model."""
+    net = load_mesh_net(folder).train().requires_grad_(True)
+    about = json.loads((folder / "mesh_net.json").read_text(encoding="utf-8"))["about"]
+    if about.get("body") != file_hash(body):
+        net.betas.reset_parameters()
+    return net
+
+
+def _write(net: MeshNet, config: dict, metrics: dict) -> None:
     """Write the results beside `out`, then put them in its place."""
+    out = Path(config["out"])
     part = out.with_name(f"{out.name}.part-{os.getpid()}")
-    save_mesh_net(net, part, {"trained_on": "simulated mannequins", "metrics": metrics})
+    about = {"trained_on": "simulated mannequins", "body": file_hash(config["body"]), "metrics": metrics}
+    save_mesh_net(net, part, about | {"start": "none" if config["start"] is None else Path(config["start"]).name})
     (part / "metrics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if out.exists():
         shutil.rmtree(out)
@@ -285,6 +308,7 @@ def mesh_net_settings(
         "train": [str(path) for path in train],
         "val": [str(path) for path in val],
         "body": str(Path(body).resolve()),
+        "start": str(START.resolve()) if settings.start == "shipped" else settings.start,
         "out": str(Path(out).resolve()),
         "seed": seed,
         "epochs": settings.epochs,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ SHARED = ROOT.parent / "shared"
 
 SMALL = {
     "mannequins": {"photos": 90, "users": 40, "ratings_per_user": 50, "feedback_per_user": 10, "judging_per_user": 10},
-    "meshnet": {"crops": 384, "held_out": 64, "epochs": 2},
+    "meshnet": {"crops": 128, "held_out": 64, "epochs": 1},
     "mesh": {"shard": 30},
     "embed": {"shard": 45},
     "pretrain": {"epochs": 10},
@@ -40,6 +43,9 @@ def small_params(folder: Path, **changes: dict) -> None:
 class Checkout:
     """A copy of the tree with a git repository of its own."""
 
+    first_run: subprocess.CompletedProcess[str]
+    keeper: subprocess.Popen[bytes]
+
     def __init__(self, folder: Path):
         self.folder = folder
         names = subprocess.run(
@@ -58,6 +64,19 @@ class Checkout:
             subprocess.run(["git", *words], cwd=folder, check=True)
         who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
         subprocess.run(["git", *who, "commit", "-qm", "start"], cwd=folder, check=True)
+
+    def keep_engines(self) -> subprocess.Popen[bytes]:
+        """Start one Prefect and one Ray for all that follows; kill the returned process when done."""
+        state = self.folder / ".physique/engines-test.json"
+        words = [sys.executable, "-m", "tasks.engines", str(os.getpid()), str(state)]
+        keeper = subprocess.Popen(words, cwd=self.folder, env=self.environment, start_new_session=True)
+        end = time.monotonic() + 120
+        while not state.exists():
+            assert keeper.poll() is None and time.monotonic() < end, "Prefect and Ray did not start"
+            time.sleep(0.1)
+        found = json.loads(state.read_text())
+        self.environment |= {"PREFECT_API_URL": found["prefect"], "RAY_ADDRESS": found["ray"]}
+        return keeper
 
     def run(self, *words: str, ok: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Run a Python module with its words in the checkout; fails with its output unless `ok` is False."""
@@ -85,12 +104,15 @@ class Checkout:
 
 
 @pytest.fixture(scope="session")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """The whole DAG, run once on a small cohort."""
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """The whole DAG, run once on a small cohort with engines of its own; what tests run later shares a pair."""
     made = Checkout(tmp_path_factory.mktemp("checkout"))
     small_params(made.folder)
-    made.first_run = made.run("dvc", "repro")  # type: ignore[attr-defined]
-    return made
+    made.first_run = made.run("dvc", "repro")
+    made.keeper = made.keep_engines()
+    yield made
+    made.keeper.terminate()
+    made.keeper.wait(60)
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ def test_a_killed_mesh_worker_costs_its_shard_only(checkout: Checkout):
     before = rows(out)
     shutil.rmtree(out)
     process = checkout.start("flows.mesh")
-    victims = wait_for(lambda: workers(process.pid, "ray::MeshActor.compute"))
+    victims = wait_for(lambda: workers(checkout.keeper.pid, "ray::MeshActor.compute"))
     victims[0].kill()  # type: ignore[index]
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output[-3000:]
@@ -78,7 +78,7 @@ def test_a_killed_training_worker_gives_the_same_model(checkout: Checkout):
     before = read_table(made).to_pylist()
     process = checkout.start("flows.pretrain")
     wait_for(lambda: list((checkout.folder / ".physique/train").glob("pretrain-*/checkpoint_*")))
-    victims = wait_for(lambda: workers(process.pid, "ray::RayTrainWorker"))
+    victims = wait_for(lambda: workers(checkout.keeper.pid, "ray::RayTrainWorker"))
     victims[0].kill()  # type: ignore[index]
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output[-3000:]

@@ -12,18 +12,30 @@ import os
 from pathlib import Path
 
 from tasks.params import Mannequins
+from tasks.progress import counted
 
 NIGHT = "2026-05-02"
 """The day whose feedback is the default night's."""
 
 
 def write_mannequins(out: Path, body: Path, settings: Mannequins, seed: int) -> None:
-    """Write the cohort; photos that are there already, of the same seed and shares, are not rendered again."""
+    """Write the cohort. More photos leave the first ones as they are, byte for byte."""
     from tasks.mannequins.photos import make_photos
     from tasks.mannequins.raters import simulate
 
     out.mkdir(parents=True, exist_ok=True)
-    truth = make_photos(out, body, settings.photos, seed, workers=os.cpu_count() or 1).to_pandas()
+    with counted("mannequins") as on_progress:
+        table = make_photos(
+            out,
+            body,
+            settings.photos,
+            seed,
+            workers=os.cpu_count() or 1,
+            nobody=settings.nobody,
+            unreadable=settings.unreadable,
+            on_progress=on_progress,
+        )
+    truth = table.to_pandas()
     hashes = [hashlib.sha256((out / "photos" / name).read_bytes()).hexdigest() for name in truth["photo"]]
     truth["photo_id"] = hashes
     found = simulate(

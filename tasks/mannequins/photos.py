@@ -11,7 +11,8 @@ Notable:
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ SIZE = (192, 256)
 NOBODY, UNREADABLE = 0.02, 0.01
 """Shares of photos without a person and of files that are not images."""
 _BATCH = 16
+_STRETCH = 256
 _GOLDEN = 0.6180339887498949
 
 
@@ -43,13 +45,13 @@ class Photo:
     truth: dict[str, np.ndarray | float]
 
 
-def kind_of(seed: int, index: int) -> str:
+def kind_of(seed: int, index: int, nobody: float = NOBODY, unreadable: float = UNREADABLE) -> str:
     """What photo `index` shows; spread evenly, so that any hundred photos have about the same shares."""
     start = np.random.default_rng([seed, 1]).random()
     place = (start + index * _GOLDEN) % 1.0
-    if place < UNREADABLE:
+    if place < unreadable:
         return "unreadable"
-    return "nobody" if place < UNREADABLE + NOBODY else "person"
+    return "nobody" if place < unreadable + nobody else "person"
 
 
 def _jpeg(image: np.ndarray, quality: int = 90) -> bytes:
@@ -77,15 +79,19 @@ def photos(
     stop: int,
     size: tuple[int, int] = SIZE,
     renderer: Renderer | None = None,
+    nobody: float = NOBODY,
+    unreadable: float = UNREADABLE,
 ) -> Iterator[Photo]:
     """Renders photos `start` .. `stop` - 1 in memory, in order. Give a `renderer` to load the body model only once."""
     from model.body import measure
     from tasks.mannequins.render import Renderer
 
     renderer = renderer or Renderer(body_path)
-    for first in range(start, stop, _BATCH):
-        indices = range(first, min(first + _BATCH, stop))
-        kinds = [kind_of(seed, i) for i in indices]
+    for first in range(start - start % _BATCH, stop, _BATCH):
+        # People are posed in batches that always hold the same ones: the last bits of a matrix product depend on
+        # its size, and a photo must not depend on what else was asked for.
+        indices = range(first, first + _BATCH)
+        kinds = [kind_of(seed, i, nobody, unreadable) for i in indices]
         rngs = [np.random.default_rng([seed, 2, i]) for i in indices]
         scenes = [sample_scene(rng, nobody=kind != "person") for rng, kind in zip(rngs, kinds)]
         people = [s for s in scenes if s.person is not None]
@@ -94,11 +100,13 @@ def photos(
         seen = 0
         for i, kind, rng, scene in zip(indices, kinds, rngs, scenes):
             figure = next(figures) if kind == "person" else None
+            person, seen = seen, seen + (figure is not None)
+            if not start <= i < stop:
+                continue
             picture = renderer.render(scene, size, figure=figure)
             truth: dict[str, np.ndarray | float] = {}
             if kind == "person":
-                truth = picture.truth | scene.person.posture | {k: float(v[seen]) for k, v in tape.items()}
-                seen += 1
+                truth = picture.truth | scene.person.posture | {k: float(v[person]) for k, v in tape.items()}
             data = _broken(rng, i, picture.image) if kind == "unreadable" else _jpeg(picture.image)
             yield Photo(f"{i:05d}.jpg", kind, data, truth)
 
@@ -109,14 +117,13 @@ def truth_table(rows: list[Photo]) -> pa.Table:
     where nobody is."""
     import pyarrow as pa
 
-    lists = {"betas": 10, "pose": 66, "camera": 4, "points": 30, "box": 4}
     columns: dict[str, pa.Array] = {
         "photo": pa.array([r.name for r in rows], pa.string()),
         "kind": pa.array([r.kind for r in rows], pa.string()),
     }
-    for name, length in lists.items():
+    for name in ("betas", "pose", "camera", "points", "box"):
         values = [np.asarray(r.truth[name]).ravel().tolist() if r.truth else None for r in rows]
-        columns[name] = pa.array(values, pa.list_(pa.float32(), length))
+        columns[name] = pa.array(values, pa.list_(pa.float32()))  # fixed-size lists with nulls cannot be read back
     for name in (*POSTURE, *MEASURES):
         columns[name] = pa.array([r.truth[name] if r.truth else None for r in rows], pa.float64())
     return pa.table(columns)
@@ -130,52 +137,61 @@ MEASURES = (
 """Columns of `model.body.measure`, in the table's order."""
 
 
-def _write(args: tuple[Path, Path, int, int, int]) -> list[Photo]:
+def _write(out: Path, body_path: Path, seed: int, start: int, stop: int, nobody: float, unreadable: float) -> list[Photo]:
     """Renders and writes one stretch of photos; returns them without their bytes."""
-    out, body_path, seed, start, stop = args
     done = []
-    for photo in photos(body_path, seed, start, stop):
+    for photo in photos(body_path, seed, start, stop, nobody=nobody, unreadable=unreadable):
         (out / "photos" / photo.name).write_bytes(photo.data)
         done.append(Photo(photo.name, photo.kind, b"", photo.truth))
     return done
 
 
-def make_photos(out: Path, body_path: Path, n: int, seed: int, workers: int = 1, start: int = 0) -> pa.Table:
-    """Writes photos start .. n - 1 to out/photos and out/truth.parquet (of those photos); returns the truth table.
+def make_photos(
+    out: Path,
+    body_path: Path,
+    n: int,
+    seed: int,
+    *,
+    workers: int = 1,
+    nobody: float = NOBODY,
+    unreadable: float = UNREADABLE,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> pa.Table:
+    """Writes photos 0 .. n - 1 to out/photos and out/truth.parquet; returns the truth table.
 
-    `workers` processes share the work; the files are the same for any number of them. With `start` > 0 the truth of
-    the earlier photos is kept in front if out/truth.parquet has exactly them, else ValueError.
+    `workers` processes share the work; the files are the same for any number of them.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     out = Path(out)
     (out / "photos").mkdir(parents=True, exist_ok=True)
-    target = out / "truth.parquet"
-    earlier = None
-    if start:
-        earlier = pq.read_table(target) if target.is_file() else None
-        if earlier is None or earlier.num_rows != start:
-            rows = "no rows" if earlier is None else f"{earlier.num_rows} rows"
-            raise ValueError(f"{target} has {rows}, {start} are needed to go on from photo {start}")
-    step = max(_BATCH, -(-(n - start) // max(1, 4 * workers) // _BATCH) * _BATCH)
-    jobs = [(out, Path(body_path), seed, a, min(a + step, n)) for a in range(start, n, step)]
-    if workers > 1 and len(jobs) > 1:
-        import multiprocessing
-        from concurrent.futures import ProcessPoolExecutor
-
-        # spawn: a fork of a process with threads (Ray, Prefect, torch) may hang
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_alone) as pool:
-            stretches = list(pool.map(_write, jobs))
-    else:
-        stretches = [_write(job) for job in jobs]
-    table = truth_table([photo for stretch in stretches for photo in stretch])
-    if earlier is not None:
-        table = pa.concat_tables([earlier, table])
-    partial = target.with_suffix(".partial")
+    step = min(_STRETCH, max(_BATCH, -(-n // max(1, 2 * workers) // _BATCH) * _BATCH))
+    jobs = [(out, Path(body_path), seed, a, min(a + step, n), nobody, unreadable) for a in range(0, n, step)]
+    rows: list[Photo] = []
+    with _processes(min(workers, len(jobs))) as each:
+        for stretch in each(_write, *zip(*jobs, strict=True)):
+            rows += stretch
+            if on_progress:
+                on_progress(len(rows), n)
+    table = truth_table(rows)
+    partial = out / "truth.partial"
     pq.write_table(table, partial)
-    partial.replace(target)
+    partial.replace(out / "truth.parquet")
     return table
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[Callable]:
+    """`map` over `count` processes of one thread each; the built-in one where one is enough."""
+    if count < 2:
+        yield map
+        return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    # spawn: a fork of a process with threads (Ray, Prefect, torch) may hang
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_alone) as pool:
+        yield pool.map
 
 
 def _alone() -> None:
@@ -232,14 +248,16 @@ def training_crops(
         "camera": np.full((m, 4), np.nan, np.float32),
         "crop": np.full((m, 3), np.nan, np.float32),
     }
-    for first in range(start, stop, _BATCH):
-        indices = range(first, min(first + _BATCH, stop))
+    for first in range(start - start % _BATCH, stop, _BATCH):  # whole batches, as in `photos`
+        indices = range(first, first + _BATCH)
         rngs = [np.random.default_rng([seed, 3, i]) for i in indices]
         draws = [rng.random() for rng in rngs]
         scenes = [sample_scene(rng, nobody=d < 0.6 * absent) for rng, d in zip(rngs, draws)]
         figures = iter(renderer.pose([s for s in scenes if s.person is not None]))
         for i, rng, draw, scene in zip(indices, rngs, draws, scenes):
             figure = next(figures) if scene.person is not None else None
+            if not start <= i < stop:
+                continue
             _crop(out, i - start, renderer, scene, figure, rng, beside=0.6 * absent <= draw < absent, size=size)
     return out
 

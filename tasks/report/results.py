@@ -105,6 +105,7 @@ class MeshError(TypedDict):
     error_mm: Estimate
     baseline_mm: Estimate  # the mean shape, same photos
     photos: int
+    others: NotRequired[list[tuple[str, float, float]]]  # further errors: what is measured, mm, mm of the baseline
     extractor: NotRequired[str]
     precision: NotRequired[float | None]  # of the person detector, 0..1
     recall: NotRequired[float | None]

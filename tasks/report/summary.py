@@ -23,7 +23,6 @@ STYLES = {"better": "bold green", "worse": "bold red", "unclear": "dim", "plain"
 
 def terminal_summary(results: dict | Results) -> "RenderableType":
     """The summary printed at the end of `dvc repro`: headline, table of means, accounting, where to look."""
-    from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -40,26 +39,7 @@ def terminal_summary(results: dict | Results) -> "RenderableType":
         line.add_row(Text(mark, STYLES[sentence.tone]), Text(sentence.text))
         parts.append(line)
     if ready["table"]:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for head in ("stage", "dimension", "model"):
-            table.add_column(head, overflow="fold")
-        for head in ("SRCC", "PLCC", "acc."):
-            table.add_column(head, justify="right", no_wrap=True)
-        table.add_column("SRCC against baseline", overflow="fold")
-        last = ("", "")
-        for row in _ordered(ready):
-            here = (row["stage"], row["dimension"])
-            if here[0] != last[0] and last[0]:
-                table.add_section()
-            table.add_row(
-                words.label(row["stage"]) if here[0] != last[0] else "",
-                row["dimension"] if here != last else "",
-                Text(row["model"], "dim" if row["baseline"] else "bold"),
-                *(words.number(row[key][0]) if row[key] else "–" for key in ("srcc", "plcc", "accuracy")),
-                _change(row),
-            )
-            last = here
-        parts.append(table)
+        parts += _terminal_table(ready)
     for kind, ledger in ready["accounting"].items():
         rest = ", ".join(f"{words.count(n)} {words.label(part)}" for part, n in ledger.items() if part != "seen")
         parts.append(Text(f"{words.label(kind)}: {words.count(ledger.get('seen', 0))} seen = {rest}"))
@@ -142,15 +122,46 @@ def _ordered(results: Results) -> list:
     return rows
 
 
+def _terminal_table(results: Results) -> list["RenderableType"]:
+    """SRCC of every model, by dimension, and what its mean gained on its baseline; fits 80 columns."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = _ordered(results)
+    dimensions = list(dict.fromkeys(row["dimension"] for row in rows))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("SRCC per user", no_wrap=True)
+    for dimension in dimensions:
+        table.add_column(dimension[:10], justify="right", no_wrap=True)
+    table.add_column("gain ± 95 %", no_wrap=True)
+    rivals: dict[str, list[str]] = {}
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        table.add_section()
+        table.add_row(Text(words.label(stage), "bold"))
+        for model in dict.fromkeys(row["model"] for row in rows if row["stage"] == stage):
+            mine = {row["dimension"]: row for row in rows if (row["stage"], row["model"]) == (stage, model)}
+            first = mine[next(d for d in dimensions if d in mine)]
+            known = [words.number(mine[d]["srcc"][0]) if d in mine and mine[d]["srcc"] else "–" for d in dimensions]
+            style = "dim" if first["baseline"] else ""
+            table.add_row(Text(f"  {model}", style), *(Text(cell, style) for cell in known), _change(first))
+            if first["gain"] and first.get("against"):
+                names = rivals.setdefault(first["against"], [])
+                names += [model] if model not in names else []
+    said = "; ".join(f"{', '.join(models)} against {rival}" for rival, models in rivals.items())
+    return [table, Text(f"gain of the {dimensions[0]}: {said}", "dim")] if said else [table]
+
+
 def _change(row: dict) -> "RenderableType":
     from rich.text import Text
 
     gain = row["gain"]
     if not gain:
         return Text("")
-    against = f" vs {row['against']}" if row.get("against") else ""
     tone = verdict(gain)
-    return Text(f"{words.MARKS[tone]} {words.estimate(gain, signed=True)}{against}", STYLES[tone])
+    mean, low, high = gain
+    half = "" if low is None or high is None else f" ± {words.number((high - low) / 2)}"
+    return Text(f"{words.MARKS[tone]} {words.number(mean, signed=True)}{half}", STYLES[tone])
 
 
 def _picture(picture: bytes | None, alt: str) -> list[str]:

@@ -35,7 +35,7 @@ def test_the_default_file_loads():
 
 
 def test_yaml_1_2_numbers_as_dvc_writes_them(tmp_path):
-    params = loaded(tmp_path, ("  lr: 0.002", "  lr: 1e-3"), ("weight_decay: 0.05", "weight_decay: 0"))
+    params = loaded(tmp_path, ("  lr: 0.0003", "  lr: 1e-3"), ("weight_decay: 0.05", "weight_decay: 0"))
     assert params.meshnet.lr == pytest.approx(0.001)
     assert params.pretrain.weight_decay == 0.0
 
@@ -52,31 +52,31 @@ def test_scale_of_the_raters(tmp_path):
     ("before", "after", "line"),
     [
         (
-            "epochs: 5 ",
+            "epochs: 2 ",
             "epochs: 0 ",
             "params.yaml: meshnet.epochs is 0; it must be a whole number, 1 or more",
         ),
         (
-            "epochs: 5 ",
+            "epochs: 2 ",
             "epochs: yes ",
             "params.yaml: meshnet.epochs is 'yes'; it must be a whole number, 1 or more",
         ),
         (
-            "epochs: 5 ",
+            "epochs: 2 ",
             "epochs: true ",
             "params.yaml: meshnet.epochs is true; it must be a whole number, 1 or more",
         ),
         (
-            "epochs: 5 ",
+            "epochs: 2 ",
             "epochs: 2.5 ",
             "params.yaml: meshnet.epochs is 2.5; it must be a whole number, 1 or more",
         ),
         (
-            "epochs: 5 ",
+            "epochs: 2 ",
             "epochs: '8' ",
             "params.yaml: meshnet.epochs is '8'; it must be a whole number, 1 or more",
         ),
-        ("lr: 0.002", "lr: .nan", "params.yaml: meshnet.lr is nan; it must be a number above 0"),
+        ("lr: 0.0003", "lr: .nan", "params.yaml: meshnet.lr is nan; it must be a number above 0"),
         ("drift: 0.3", "drift: 1.3", "params.yaml: mannequins.drift is 1.3; it must be a number from 0 to 1"),
         ("drift: 0.3", "drift: ", "params.yaml: mannequins.drift is null; it must be a number from 0 to 1"),
         (
@@ -119,7 +119,7 @@ def test_a_bad_value_is_named(tmp_path, before, after, line):
 
 
 def test_every_mistake_gets_its_own_line(tmp_path):
-    text = complaint(tmp_path, ("epochs: 5 ", "epochs: 0 "), ("drift: 0.3", "drift: 9"))
+    text = complaint(tmp_path, ("epochs: 2 ", "epochs: 0 "), ("drift: 0.3", "drift: 9"))
     assert [line.split(" is ")[0] for line in text.splitlines()] == [
         "params.yaml: mannequins.drift",
         "params.yaml: meshnet.epochs",

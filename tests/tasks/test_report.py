@@ -269,13 +269,13 @@ def terminal(results: dict, width: int = 110) -> str:
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize("width", [60, 110])
+@pytest.mark.parametrize("width", [80, 110])
 def test_terminal_summary(width):
     text = terminal(simulated_results(), width)
     for fact in (
         "simulated",
         "0.661",
-        "−0.034",
+        "+0.027 ± 0.013",
         "mlflow ui",
         "prefect server",
         "physique predict",

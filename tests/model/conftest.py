@@ -1,0 +1,56 @@
+"""Bodies, photos, training crops and a mesh network, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.mesh_net import MeshNet, load_mesh_net, save_mesh_net
+from tasks.mannequins.photos import Photo, photos
+from tasks.mannequins.render import Renderer
+from tasks.train_mesh_net import START, load_crops, render_chunk
+from tests.bodies import body, body_file, renderer
+
+__all__ = ["body", "body_file", "renderer"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """What is computed here is small: threads that wait for each other on a busy machine cost more than they save."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def mannequins(body_file: Path, renderer: Renderer) -> list[Photo]:
+    """Twelve photos of people, 192×256 px."""
+    return list(photos(body_file, 5, 0, 12, renderer=renderer, nobody=0.0, unreadable=0.0))
+
+
+@pytest.fixture(scope="session")
+def crops(body_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """16 training crops as `MeshNet.loss` takes them: images (16, 3, 128, 96) in [0, 1], and the targets."""
+    path = tmp_path_factory.mktemp("crops") / "crops.npz"
+    render_chunk(str(body_file), str(path), 0, 16, 3)
+    read = load_crops([path])
+    return {**read, "images": read["images"].float() / 255}
+
+
+@pytest.fixture(scope="session")
+def net() -> MeshNet:
+    """The network of the shipped weights; tests leave it as it is."""
+    return load_mesh_net(START)
+
+
+@pytest.fixture(scope="session")
+def net_folder(net: MeshNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network, saved."""
+    folder = tmp_path_factory.mktemp("mesh_net")
+    save_mesh_net(net, folder, {"trained_on": "mannequins"})
+    return folder
