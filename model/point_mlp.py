@@ -113,6 +113,13 @@ class PointMLP(nn.Module):
             stage.neighbours.copy_(nearest_points(points[centres], points, stage.neighbours.shape[1]))
             points = points[centres]
 
+    @torch.no_grad()
+    def take_topology(self, other: PointMLP) -> None:
+        """Take the kept vertices, centres and neighbours of another one of the same sizes."""
+        mine, theirs = dict(self.named_buffers()), dict(other.named_buffers())
+        for name in [n for n in mine if n.split(".")[-1] in ("kept", "centres", "neighbours")]:
+            mine[name].copy_(theirs[name])
+
     def forward(self, vertices: Tensor) -> Tensor:
         x = vertices[:, self.kept].float()
         batch, points, _ = x.shape

@@ -19,7 +19,7 @@ from tasks.splits import TEST, VAL, split_of
 from tasks.tables import read_json, read_table, write_json, write_table
 from tasks.train_experts import GENERIC
 
-REPORT_EVERY = 10  # epochs between checkpoints; a tiny model's epoch is shorter than a report
+REPORT_EVERY = 20  # epochs between checkpoints; a tiny model's epoch is shorter than a report
 
 
 def write_labels(cohort: Path, mesh: Path, embeddings: Path, out: Path, params: Params) -> None:

@@ -32,7 +32,8 @@ GENERIC = "generic"
 class Unit:
     """One model in training: its network, its labels, where it is."""
 
-    def __init__(self, name: str, inputs: FrameInputs, config: dict[str, Any]):
+    def __init__(self, name: str, inputs: FrameInputs, config: dict[str, Any], like: PhysiqueFrame | None = None):
+        """`like`: a model of the same inputs, whose mesh topology is taken instead of being worked out again."""
         self.name, self.inputs, self.config = name, inputs, config
         labels = read_table(config["labels"])
         if name != GENERIC:
@@ -47,7 +48,10 @@ class Unit:
         self.survey = survey_code(config["surveys"].get(name, {}))
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=seeded(config["seed"], name)).item()))
         self.frame = PhysiqueFrame(FrameConfig.of(config["size"], inputs.image.shape[-1]))
-        self.frame.mesh.set_topology(inputs.mean_mesh())
+        if like is None:
+            self.frame.mesh.set_topology(inputs.mean_mesh())
+        else:
+            self.frame.mesh.take_topology(like.mesh)
         self._start_at_mean()
         self.loss = LOSSES[config["loss"]]()
         self.optimiser = torch.optim.AdamW(
@@ -119,7 +123,9 @@ def expert_loop(config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(1 if world > 1 else torch.get_num_threads())
     inputs = read_inputs(Path(config["mesh"]), Path(config["embeddings"]))
-    units = [Unit(name, inputs, config) for name in config["units"][rank::world]]
+    units: list[Unit] = []
+    for name in config["units"][rank::world]:
+        units.append(Unit(name, inputs, config, units[0].frame if units else None))
     first = 0
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:

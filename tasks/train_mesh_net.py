@@ -79,7 +79,7 @@ def render_training_set(
     count: int,
     *,
     seed: int = 0,
-    chunk: int = 256,
+    chunk: int = 128,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Render `count` training crops into `folder` with Ray tasks; finished chunks are not rendered again.
@@ -103,6 +103,8 @@ def render_training_set(
         if not path.is_file()
     ]
     done = len(files) - len(pending)
+    if on_progress:
+        on_progress(done, len(files))
     while pending:
         ready, pending = ray.wait(pending)
         ray.get(ready)

@@ -168,6 +168,8 @@ def make_photos(
     step = min(_STRETCH, max(_BATCH, -(-n // max(1, 2 * workers) // _BATCH) * _BATCH))
     jobs = [(out, Path(body_path), seed, a, min(a + step, n), nobody, unreadable) for a in range(0, n, step)]
     rows: list[Photo] = []
+    if on_progress:
+        on_progress(0, n)
     with _processes(min(workers, len(jobs))) as each:
         for stretch in each(_write, *zip(*jobs, strict=True)):
             rows += stretch

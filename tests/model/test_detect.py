@@ -195,3 +195,16 @@ def test_auto_asks_the_whole_photo_then_hog_then_windows(net, street):
     assert AutoDetector(hog, never)(street) == hog(street) != []
     assert AutoDetector(hog, never)(GREY) == []
     assert hog.settings in AutoDetector(hog, never).settings and never.settings in AutoDetector(hog, never).settings
+
+
+def test_windows_find_who_stands_in_a_corner(net, mannequins):
+    """Half as high as the photo and far from its middle, where neither the look at the whole photo nor HOG helps."""
+    auto = AutoDetector(HogDetector(threshold=float("inf")), PresenceDetector(net))
+    missed = hits = 0
+    for shot in mannequins:
+        photo = np.full((420, 640, 3), 128, np.uint8)
+        photo[164:, 448:] = np.asarray(decode(shot.data))
+        truth = Box(*map(float, shot.truth["box"] + [448, 164, 448, 164]), 1.0)
+        missed += auto.presence.whole(photo) == []
+        hits += any(overlap(box, truth) > 0.5 for box in auto(photo))
+    assert missed >= 4 and hits >= 11

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy.spatial.transform import Rotation
 
 from model.graph import MIRRORED
@@ -237,6 +237,15 @@ def test_weights_of_another_size_are_refused(net_folder, tmp_path):
     assert str(tmp_path) in str(caught.value)
     names = load_file(tmp_path / "mesh_net.safetensors")
     assert any(name in str(caught.value) for name in names)
+
+
+def test_a_tensor_that_is_missing_is_named(net_folder, tmp_path):
+    shutil.copy(net_folder / "mesh_net.json", tmp_path)
+    tensors = load_file(net_folder / "mesh_net.safetensors")
+    del tensors["mean_rotations"]
+    save_file(tensors, tmp_path / "mesh_net.safetensors")
+    with pytest.raises(ValueError, match=r"weights do not fit(.|\n)*mean_rotations"):
+        load_mesh_net(tmp_path)
 
 
 def some_targets(crops, count: int = 6) -> dict[str, torch.Tensor]:
