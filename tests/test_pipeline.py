@@ -27,7 +27,7 @@ def test_one_command_runs_every_stage_and_ends_with_a_summary(checkout: Checkout
 def test_report_and_metrics_are_there(checkout: Checkout):
     page = (checkout.folder / "report/index.html").read_text()
     assert "simulated" in page
-    assert "NaN" not in page
+    assert "NaN" not in re.sub(r"data:image/[^\"')]+", "", page)  # pictures may spell anything
     metrics = json.loads((checkout.folder / "report/metrics.json").read_text())
     assert metrics
     assert all(value == value for value in metrics.values())

@@ -207,4 +207,4 @@ def test_windows_find_who_stands_in_a_corner(net, mannequins):
         truth = Box(*map(float, shot.truth["box"] + [448, 164, 448, 164]), 1.0)
         missed += auto.presence.whole(photo) == []
         hits += any(overlap(box, truth) > 0.5 for box in auto(photo))
-    assert missed >= 4 and hits >= 11
+    assert missed >= 4 and hits >= 9

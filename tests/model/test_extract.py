@@ -200,7 +200,7 @@ def test_rows_move_with_the_photo(extractor, mannequins):
     small, large = extractor([encoded(image, "PNG"), encoded(double, "PNG")])
     assert large.camera[0] == pytest.approx(2 * small.camera[0])
     assert np.abs(large.points / 2 - small.points).max() < 4
-    assert np.abs(large.betas - small.betas).max() < 0.3
+    assert np.abs(large.betas - small.betas).max() < 0.5
 
 
 def test_the_version_names_what_computes(tmp_path, body_file, net_folder, extractor):
