@@ -66,6 +66,42 @@ def run(
         typer.echo(f"{stage:12} {state}")
 
 
+weights = typer.Typer(no_args_is_help=True, help="Weights of others: official checkpoints, CLIP, Swin-V2.")
+app.add_typer(weights, name="weights")
+
+
+@weights.command("import")
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="A PhysiqueFrame checkpoint, OpenAI's CLIP ViT-L/14, or a Swin-V2-B.")],
+    register: Annotated[str | None, typer.Option(metavar="ID", help="Register it as physique-expert-ID.")] = None,
+    compat: Annotated[str, typer.Option(help="fixed, or reference: with the reference's quirks.")] = "fixed",
+    folder: Annotated[Path, typer.Option(help="Where the converted files go.")] = Path("data/weights"),
+) -> None:
+    """Check a file key by key and convert it to safetensors; nothing in it is executed."""
+    from tasks.faults import told
+    from tasks.weights import import_file, register_frame, summary
+
+    with told():
+        about = import_file(file, folder, compat)
+        typer.echo(summary(about))
+        if register is not None:
+            made = register_frame(about, register)
+            typer.echo(f"registered {made['name']} version {made['version']}")
+
+
+@weights.command("export")
+def export_weights(
+    name: Annotated[str, typer.Argument(help="FOLDER/NAME of an imported frame, or models:/physique-expert-ID@champion.")],
+    out: Annotated[Path, typer.Argument(help="The file to write.")],
+) -> None:
+    """Write a frame back in the official layout of 1,131 keys."""
+    from tasks.faults import told
+    from tasks.weights import export_file
+
+    with told():
+        typer.echo(f"{out}: {export_file(name, out)} keys")
+
+
 @app.command()
 def models() -> None:
     """Registered models: versions, aliases, where they come from."""

@@ -19,12 +19,14 @@ def embed(
     cohort: str = "data/cohort", meshnet: str = "data/meshnet", out: str = "data/embeddings"
 ) -> dict[str, int]:
     """Bring the embeddings table up to date, a shard at a time, on Ray actors."""
-    settings, started = load_params().embed, time.monotonic()
+    params, started = load_params(), time.monotonic()
+    settings = params.embed
     models = {
         "encoder": settings.encoder,
         "weights": settings.weights,
         "mesh_net": str(Path(meshnet).resolve()),
         "device": device_for(settings.gpus_per_actor),
+        "squash": params.model.compat == "reference",
     }
     done = compute_table(
         "embeddings",

@@ -12,7 +12,7 @@ from tasks.params import load_params
 from tasks.stage import publish, run
 from tasks.tables import replaced_folder
 from tasks.train import fit
-from tasks.train_experts import expert_loop
+from tasks.train_experts import collect, expert_loop
 
 
 @flow
@@ -29,7 +29,9 @@ def pretrain(
     with replaced_folder(out) as folder:
         write_labels(Path(cohort), Path(mesh), Path(embeddings), folder, params)
         config = expert_settings(Path(cohort), Path(mesh), Path(embeddings), folder, params)
-        fit(expert_loop, config, name="pretrain", workers=params.pretrain.workers, cpus_per_worker=0.5)
+        workers, gpus = params.pretrain.workers, params.pretrain.gpus_per_worker
+        fit(expert_loop, config, name="pretrain", workers=workers, cpus_per_worker=0.5, gpus_per_worker=gpus)
+        collect(Path(config["kept"]), folder)
         page = register_experts(folder, Path(cohort), Path(body), Path(meshnet), params)
     publish("pretrain", page)
 

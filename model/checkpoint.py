@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from model.compat import Compat
 from model.physique_frame import FrameConfig, PhysiqueFrame
 
 
@@ -19,12 +20,22 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def tensors_hash(tensors: dict[str, torch.Tensor]) -> str:
+    """sha256 hex of tensors, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def save_frame(frame: PhysiqueFrame, folder: Path, name: str, about: dict[str, Any]) -> None:
     """Write a PhysiqueFrame and what is to be known of it (`about`: JSON-able)."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in frame.state_dict().items()}
     save_file(tensors, folder / f"{name}.safetensors")
-    text = json.dumps({"config": frame.config.to_dict(), "about": about}, indent=1, sort_keys=True)
+    description = {"config": frame.config.to_dict(), "compat": frame.compat.to_dict(), "about": about}
+    text = json.dumps(description, indent=1, sort_keys=True)
     (folder / f"{name}.json").write_text(text)
 
 
@@ -36,7 +47,7 @@ def load_frame(folder: Path, name: str, device: str = "cpu") -> tuple[PhysiqueFr
         RuntimeError: tensors do not fit the config; the message names each key.
     """
     description = json.loads((folder / f"{name}.json").read_text())
-    frame = PhysiqueFrame(FrameConfig.from_dict(description["config"]))
+    frame = PhysiqueFrame(FrameConfig.from_dict(description["config"]), Compat(**description.get("compat", {})))
     frame.load_state_dict(load_file(folder / f"{name}.safetensors"), strict=True)
     return frame.to(device).eval().requires_grad_(False), description["about"]
 

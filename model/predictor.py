@@ -25,12 +25,12 @@ import torch
 
 from model.bank import load_bank
 from model.checkpoint import file_hash, load_frame
-from model.encoder import load_encoder
+from model.encoder import RANDOM, load_encoder
 from model.extract import Extractor, MeshRow
-from model.images import UnreadableImage, decode
+from model.images import UnreadableImage, apply_affine, decode
 from model.preference import survey_code
 from model.scores import DIMENSIONS
-from model.views import score_views
+from model.views import FrameInputs, camera_shift, score_views, square
 
 GENERIC = "generic"
 
@@ -76,7 +76,9 @@ def write_bundle(
         "dimensions": [d for d in DIMENSIONS if d in dimensions],
         "personal": bank is not None,
     }
-    if encoder_weights:
+    if encoder_weights == RANDOM:
+        about["encoder_weights"] = {"path": RANDOM}
+    elif encoder_weights:
         path = Path(encoder_weights).resolve()
         about["encoder_weights"] = {"path": str(path), "sha256": file_hash(path)}
     if body_is_ours:
@@ -95,6 +97,8 @@ def write_bundle(
 def _own_file(part: str, about: dict[str, str]) -> Path:
     """A licensed or local file that the bundle only names; it has to be where it was, and the same."""
     path = Path(about["path"])
+    if about["path"] == RANDOM:
+        return path
     if not path.is_file():
         raise FileNotFoundError(
             f"{part}: {path} is missing; this model was made with it and does not carry it"
@@ -113,13 +117,13 @@ class Predictor:
         weights = about.get("encoder_weights")
         mesh_net = bundle / "mesh_net"
         self.extractor = Extractor(body, mesh_net, detector=about["detector"], device=device)
-        self.encoder = load_encoder(
-            about["encoder"], _own_file("image encoder", weights) if weights else None, mesh_net, device
-        )
         self.bank = load_bank(bundle / "bank") if about["personal"] else None
         names = self.bank.basis.models if self.bank else list(about["models"])
         loaded = [load_frame(bundle / "models", about["models"][name], device) for name in names]
-        self.names, self.frames = names, [frame for frame, _ in loaded]
+        self.names, self.frames, self.device = names, [frame for frame, _ in loaded], device
+        self.squash = self.frames[0].compat.squash  # all of a bundle were trained alike
+        file = str(_own_file("image encoder", weights)) if weights else None
+        self.encoder = load_encoder(about["encoder"], file, mesh_net, device, self.squash)
         self.surveys = [survey_code(info["survey"]) for _, info in loaded]
         self.rated = np.array([d in about["dimensions"] for d in DIMENSIONS])
 
@@ -151,20 +155,37 @@ class Predictor:
         return answers
 
     @torch.inference_mode()
+    def inputs(self, images: list[np.ndarray], rows: list[MeshRow]) -> FrameInputs:
+        """Photos (H, W, 3) and their mesh rows as the bundle's frames read them."""
+        count = len(rows)
+        vertices = torch.zeros(count, 10475, 3, dtype=torch.float16)
+        points, shift = torch.zeros(count, 15, 2), torch.zeros(count, 3)
+        visible = torch.tensor([row.status == "ok" for row in rows])
+        pixels = self.frames[0].config.reads_photo
+        squares = [square(image, self.squash) for image in images] if pixels else []
+        for k, row in enumerate(rows):
+            if row.status != "ok":
+                continue
+            vertices[k] = torch.from_numpy(np.asarray(row.vertices).reshape(-1, 3))
+            at = np.asarray(row.points, np.float32).reshape(-1, 2)
+            if pixels:
+                assert row.box is not None and row.camera is not None
+                at = apply_affine(squares[k][1], at).astype(np.float32)
+                height, width = images[k].shape[:2]
+                shift[k] = torch.from_numpy(camera_shift(row.box, row.camera, width, height))
+            points[k] = torch.from_numpy(at)
+        photo = torch.from_numpy(np.stack([one for one, _ in squares])) if pixels else None
+        vector = torch.from_numpy(self.encoder(images))
+        return FrameInputs([""] * count, vector, vertices, points, visible, photo, shift)
+
+    @torch.inference_mode()
     def _score(
         self, images: list[np.ndarray], rows: list[MeshRow], users: list[str | None]
     ) -> tuple[np.ndarray, np.ndarray, list[bool]]:
-        vectors = torch.from_numpy(self.encoder(images))
-        seen = torch.tensor([row.status == "ok" for row in rows])
-        vertices = torch.zeros(len(rows), 10475, 3, dtype=torch.float16)
-        points = torch.zeros(len(rows), 15, 2)
-        for k, row in enumerate(rows):
-            if row.status == "ok":
-                vertices[k] = torch.from_numpy(np.asarray(row.vertices).reshape(-1, 3))
-                points[k] = torch.from_numpy(np.asarray(row.points, np.float32).reshape(-1, 2))
-        visible = seen[:, None].expand(-1, 15)
+        inputs = self.inputs(images, rows)
+        at = torch.arange(len(rows))
         said = [
-            score_views(frame, vectors, vertices, points, visible, survey)
+            score_views(frame, inputs, at, survey, self.device)
             for frame, survey in zip(self.frames, self.surveys, strict=True)
         ]
         if self.bank is None:

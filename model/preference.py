@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 WIDTH = 5
 SURVEY_WIDTH = 32
+NEUTRAL = 0.5  # of a preference vector of the paper (0 to 1): neither for nor against
 
 
 def survey_code(answers: dict[str, str | None]) -> Tensor:

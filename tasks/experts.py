@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from model.checkpoint import file_hash
+from model.compat import Compat
 from model.metrics import srcc
+from model.physique_frame import FrameConfig
 from model.scores import DIMENSIONS
 from tasks.bodies import body_file
 from tasks.frame_data import read_inputs, scores_of
 from tasks.labeller import expert_labels
-from tasks.params import Params
+from tasks.params import Model, Params
 from tasks.splits import TEST, VAL, split_of
-from tasks.tables import read_json, read_table, write_json, write_table
+from tasks.tables import read_json, read_table, shard_paths, write_json, write_table
+from tasks.train import run_name
 from tasks.train_experts import GENERIC
 
 REPORT_EVERY = 20  # epochs between checkpoints; a tiny model's epoch is shorter than a report
@@ -55,20 +59,56 @@ def expert_settings(
     experts = sorted(rater for rater, count in counts.items() if count >= 10)
     if not experts:
         raise ValueError(f"{cohort}: no expert rated ten photos or more; an expert model needs at least that")
-    settings = params.pretrain.model_dump(include={"epochs", "batch", "lr", "weight_decay", "loss"})
+    wanted = {"epochs", "batch", "lr", "weight_decay", "loss", "schedule", "precision", "recompute", "compile"}
+    settings = params.pretrain.model_dump(include=wanted)
     names = [GENERIC, *experts]
-    return settings | {
+    full = params.model.size == "full"
+    shards = [path.name for folder in (mesh, embeddings) for path in shard_paths(folder)]
+    settings |= {
         "mesh": str(mesh.resolve()),
         "embeddings": str(embeddings.resolve()),
+        "photos": str((cohort / "photos").resolve()),
+        "pixels": str(Path(".physique/pixels").resolve()),
         "labels": str((out / "labels.parquet").resolve()),
-        "out": str(out.resolve()),
         "units": names,
         "files": {name: f"{k:03d}" for k, name in enumerate(names)},
         "surveys": surveys(cohort),
         "dimensions": read_json(cohort / "cohort.json")["dimensions"],
         "seed": params.seed,
-        "size": params.model.size,
-        "report_every": REPORT_EVERY,
+        "gpus": params.pretrain.gpus_per_worker,
+        "report_every": 1 if full else REPORT_EVERY,
+        "judge_batch": 16 if full else 256,
+        "version": [file_hash(out / "labels.parquet"), *shards],  # another input is another run
+    }
+    settings |= frame_settings(params.model, embeddings)
+    return settings | {"kept": str((Path(".physique/experts") / run_name("pretrain", settings)).resolve())}
+
+
+def frame_settings(model: Model, embeddings: Path) -> dict[str, Any]:
+    """Which frame is trained and where its weights start.
+
+    Raises:
+        ValueError: `model.start` names no imported frame, or one that does not fit what `embed` made.
+    """
+    width = len(read_table(shard_paths(embeddings)[0], ["vector"])["vector"][0])
+    config, compat = FrameConfig.of(model.size, width), Compat.of(model.compat)
+    if model.start is not None:
+        described = Path(f"{model.start}.json")
+        if not described.is_file():
+            raise ValueError(f"model.start: {described} is missing; `physique weights import FILE` makes it")
+        config = FrameConfig.from_dict(read_json(described)["config"])
+        if (config.size, config.image_width) != (model.size, width):
+            raise ValueError(
+                f"model.start: {model.start} is of size {config.size!r} and reads vectors of {config.image_width} numbers; "
+                f"model.size is {model.size!r} and embed.encoder gives {width}"
+            )
+    return {
+        "size": model.size,
+        "frame": config.to_dict(),
+        "compat": model.compat,
+        "squash": compat.squash,
+        "start": model.start and str(Path(model.start).resolve()),
+        "backbone": model.backbone and str(Path(model.backbone).resolve()),
     }
 
 

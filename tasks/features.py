@@ -43,13 +43,13 @@ def mesh_table(ids: list[str], rows: list[Any], extractor: str) -> pa.Table:
 class EmbedActor:
     """An image encoder, loaded once; photos' bytes to rows of the `embeddings` table, both flips."""
 
-    def __init__(self, encoder: str, weights: str | None, mesh_net: str, batch: int, device: str):
+    def __init__(self, encoder: str, weights: str | None, mesh_net: str, batch: int, device: str, squash: bool):
         import torch
 
         from model.encoder import load_encoder
 
         torch.set_num_threads(1)
-        self.encoder = load_encoder(encoder, weights, mesh_net, device)
+        self.encoder = load_encoder(encoder, weights, mesh_net, device, squash)
         self.batch = batch
 
     def compute(self, piece: tuple[list[str], list[bytes]]) -> pa.Table:
@@ -107,8 +107,10 @@ def extractor_id(body: str, mesh_net: str, detector: str, device: str) -> str:
     return Extractor(Path(body), Path(mesh_net), detector=detector).extractor_id
 
 
-def encoder_id(encoder: str, weights: str | None, mesh_net: str, device: str) -> str:
+def encoder_id(encoder: str, weights: str | None, mesh_net: str, device: str, squash: bool) -> str:
     """Version of what the embed actors compute; part of every row's key."""
-    from model.encoder import load_encoder
+    from model.encoder import CLIP, RANDOM, clip_id, load_encoder
 
-    return load_encoder(encoder, weights, mesh_net).id
+    if encoder == CLIP and weights is not None and (weights == RANDOM or Path(weights).is_file()):
+        return clip_id(weights, squash)  # the tower itself, 1.2 GB, is for the actors
+    return load_encoder(encoder, weights, mesh_net, squash=squash).id

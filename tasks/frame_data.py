@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,73 +11,94 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from model.physique_frame import PhysiqueFrame
+from model.physique_frame import FrameConfig, PhysiqueFrame
 from model.scores import DIMENSIONS
-from model.views import mirror_points, score_views
+from model.views import FrameInputs, camera_shift, score_views, square
 from tasks.schemas import VERTICES
-from tasks.tables import read_shards
+from tasks.tables import read_shards, read_table, shard_paths
 
 
-@dataclass
-class FrameInputs:
-    """N photos, in order of id.
+def read_inputs(
+    mesh: Path,
+    embeddings: Path,
+    config: FrameConfig | None = None,
+    photos: Path | None = None,
+    keep: Path = Path(".physique/pixels"),
+    squash: bool = False,
+) -> FrameInputs:
+    """All photos that have a vector; those without a mesh row of status `ok` count as nobody visible.
 
-    image (N, 2, D): as it is and flipped. vertices (N, 10475, 3) float16 metres, zero where nobody is.
-    points (N, 15, 2) px. visible (N,) bool: somebody is there.
+    Args:
+        config: of the frames that will read them.
+        photos: the cohort's photo shards; needed where that config looks at pixels.
+        keep: folder for decoded photos.
     """
-
-    ids: list[str]
-    image: Tensor
-    vertices: Tensor
-    points: Tensor
-    visible: Tensor
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def rows(self) -> dict[str, int]:
-        return {photo: row for row, photo in enumerate(self.ids)}
-
-    def batch(self, rows: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """image, vertices, points, visible of `rows`, those where `flip` (B,) is true mirrored."""
-        flip = torch.zeros(len(rows), dtype=torch.bool) if flip is None else flip
-        points = self.points[rows]
-        points = torch.where(flip[:, None, None], mirror_points(points), points)
-        visible = self.visible[rows, None].expand(-1, points.shape[1])
-        return self.image[rows, flip.long()], self.vertices[rows], points, visible
-
-    def mean_mesh(self) -> Tensor:
-        """(10475, 3) mean of the visible bodies; of zeros when there is none."""
-        found = self.vertices[self.visible]
-        return found.float().mean(0) if len(found) else torch.zeros(VERTICES, 3)
-
-
-def read_inputs(mesh: Path, embeddings: Path) -> FrameInputs:
-    """All photos that have a vector; those without a mesh row of status `ok` count as nobody visible."""
     table = read_shards(embeddings, ["photo_id", "flipped", "vector"])
     ids = sorted(set(table["photo_id"].to_pylist()))
     row = {photo: i for i, photo in enumerate(ids)}
     vectors = np.stack(table["vector"].to_numpy(zero_copy_only=False)).astype(np.float32)
-    image = np.zeros((len(ids), 2, vectors.shape[1]), np.float32)
+    vector = np.zeros((len(ids), 2, vectors.shape[1]), np.float32)
     at = [row[i] for i in table["photo_id"].to_pylist()]
-    image[at, table["flipped"].to_numpy(zero_copy_only=False).astype(int)] = vectors
+    vector[at, table["flipped"].to_numpy(zero_copy_only=False).astype(int)] = vectors
 
     vertices = np.zeros((len(ids), VERTICES, 3), np.float16)
     points = np.zeros((len(ids), 15, 2), np.float32)
+    seen = np.zeros((len(ids), 8), np.float32)  # box and camera
     visible = np.zeros(len(ids), bool)
-    bodies = read_shards(mesh, ["photo_id", "status", "vertices", "points"])
+    bodies = read_shards(mesh, ["photo_id", "status", "vertices", "points", "box", "camera"])
     for batch in bodies.to_batches():
         found = pc.equal(batch["status"], "ok").to_numpy(zero_copy_only=False)
         places = [(k, row[i]) for k, i in enumerate(batch["photo_id"].to_pylist()) if found[k] and i in row]
         if places:
             k, at = (list(part) for part in zip(*places))
-            vertices[at] = np.stack(batch["vertices"].take(pa.array(k)).to_numpy(False)).reshape(
-                -1, VERTICES, 3
-            )
-            points[at] = np.stack(batch["points"].take(pa.array(k)).to_numpy(False)).reshape(-1, 15, 2)
+            columns = {name: np.stack(batch[name].take(pa.array(k)).to_numpy(False)) for name in bodies.schema.names[2:]}
+            vertices[at] = columns["vertices"].reshape(-1, VERTICES, 3)
+            points[at] = columns["points"].reshape(-1, 15, 2)
+            seen[at] = np.concatenate([columns["box"], columns["camera"]], axis=1)
             visible[at] = True
-    tensors = (torch.from_numpy(a) for a in (image, vertices, points, visible))
-    return FrameInputs(ids, *tensors)
+    inputs = FrameInputs(ids, *(torch.from_numpy(a) for a in (vector, vertices, points, visible)))
+    if config is None or not config.reads_photo:
+        return inputs
+    if photos is None:
+        raise ValueError("photos: missing; frames of this size look at pixels")
+    inputs.photo, maps, sizes = squares(photos, ids, keep, squash)
+    inputs.points = torch.einsum("nij,nkj->nki", maps[:, :, :2], inputs.points) + maps[:, None, :, 2]
+    inputs.shift = torch.zeros(len(ids), 3)
+    for k in np.flatnonzero(visible):
+        inputs.shift[k] = torch.from_numpy(camera_shift(seen[k, :4], seen[k, 4:], *sizes[k].tolist()))
+    return inputs
+
+
+def squares(photos: Path, ids: list[str], keep: Path, squash: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, 224, 224, 3) uint8 photos as full-size frames see them, (N, 2, 3) maps px → px, (N, 2) width and height.
+
+    Decoded once per cohort, then read from a file that is mapped into memory: an epoch decodes no JPEG.
+    """
+    from model.images import decode
+    from tasks.keyed import shard_name
+
+    key = shard_name(ids, f"square-{squash}-1")
+    pixels, rest = keep / f"{key}.npy", keep / f"{key}.npz"
+    if not (pixels.is_file() and rest.is_file()):
+        keep.mkdir(parents=True, exist_ok=True)
+        row = {photo: i for i, photo in enumerate(ids)}
+        temporary = pixels.with_suffix(f".{os.getpid()}.tmp")
+        out = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(ids), 224, 224, 3))
+        maps, sizes = np.zeros((len(ids), 2, 3), np.float32), np.zeros((len(ids), 2), np.int64)
+        for path in shard_paths(photos):
+            table = read_table(path, ["photo_id", "bytes"])
+            for photo, data in zip(table["photo_id"].to_pylist(), table["bytes"]):
+                if photo in row:
+                    image = np.asarray(decode(data.as_py()))
+                    out[row[photo]], maps[row[photo]] = square(image, squash)
+                    sizes[row[photo]] = image.shape[1], image.shape[0]
+        out.flush()
+        del out
+        np.savez(rest, maps=maps, sizes=sizes)
+        temporary.replace(pixels)  # last: whoever sees it sees all of it
+    known = np.load(rest)
+    mapped = np.load(pixels, mmap_mode="c")  # copy on write: torch wants to be allowed to write
+    return torch.from_numpy(mapped), torch.from_numpy(known["maps"]), torch.from_numpy(known["sizes"])
 
 
 def scores_of(labels: pa.Table, rows: dict[str, int]) -> Tensor:
@@ -94,17 +115,10 @@ def scores_of(labels: pa.Table, rows: dict[str, int]) -> Tensor:
 
 
 def predict_all(
-    frame: PhysiqueFrame, inputs: FrameInputs, survey: Tensor, batch: int = 256
+    frame: PhysiqueFrame, inputs: FrameInputs, survey: Tensor, batch: int = 256, device: str | torch.device = "cpu"
 ) -> tuple[Tensor, Tensor]:
     """(N, 3) scores and (N, F) fused features of all photos (see model.views)."""
     frame.eval()
-    parts = []
-    for rows in torch.arange(len(inputs)).split(batch):
-        visible = inputs.visible[rows, None].expand(-1, inputs.points.shape[1])
-        parts.append(
-            score_views(
-                frame, inputs.image[rows], inputs.vertices[rows], inputs.points[rows], visible, survey
-            )
-        )
+    parts = [score_views(frame, inputs, rows, survey, device) for rows in torch.arange(len(inputs)).split(batch)]
     scores, fused = zip(*parts)
     return torch.cat(scores), torch.cat(fused)

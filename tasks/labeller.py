@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from model.scores import DIMENSIONS, SCALE
-from tasks.frame_data import FrameInputs, scores_of
+from model.views import FrameInputs
+from tasks.frame_data import scores_of
 from tasks.schemas import check
 from tasks.splits import TEST, split_of
 from tasks.tables import read_json, read_table
@@ -39,7 +40,7 @@ def describe(inputs: FrameInputs) -> np.ndarray:
     flat = torch.where(inputs.visible[:, None], flat - flat[inputs.visible].mean(0), 0.0)
     axes = torch.linalg.svd(flat, full_matrices=False)
     shape = (axes.U[:, :10] * axes.S[:10]).numpy()
-    x = np.concatenate([inputs.image[:, 0].numpy(), points, shape], axis=1).astype(np.float64)
+    x = np.concatenate([inputs.vector[:, 0].numpy(), points, shape], axis=1).astype(np.float64)
     return (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
 
 

@@ -106,6 +106,9 @@ class Model(_Section):
     """PhysiqueFrame."""
 
     size: Literal["tiny", "full"]
+    compat: Literal["fixed", "reference"]
+    start: OptionalText
+    backbone: OptionalText
 
 
 class Pretrain(_Section):
@@ -118,7 +121,12 @@ class Pretrain(_Section):
     lr: Positive
     weight_decay: NotNegative
     loss: Literal["uncertainty", "sum"]
+    schedule: Literal["cosine", "paper"]
+    precision: Literal["auto", "bf16", "fp32"]
+    recompute: bool
+    compile: bool
     workers: Count
+    gpus_per_worker: NotNegative
 
 
 class Finetune(_Section):

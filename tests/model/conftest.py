@@ -1,7 +1,9 @@
-"""Bodies, photos, training crops and a mesh network, each made once."""
+"""Bodies, photos, training crops, a mesh network and an official checkpoint, each made once."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import torch
 from torch import Tensor
 
 from model.mesh_net import MeshNet, load_mesh_net, save_mesh_net
+from model.official import constants, full_frame
+from model.physique_frame import PhysiqueFrame
 from tasks.mannequins.photos import Photo, photos
 from tasks.mannequins.render import Renderer
 from tasks.train_mesh_net import START, load_crops, render_chunk
@@ -54,3 +58,37 @@ def net_folder(net: MeshNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mesh_net")
     save_mesh_net(net, folder, {"trained_on": "mannequins"})
     return folder
+
+
+@pytest.fixture(scope="session")
+def reference(shared: Path) -> Path:
+    """The folder with what the reference computes: manifest.json, fill.py, golden_*.npz."""
+    folder = shared / "reference/physiqueframe"
+    if not (folder / "fill.py").is_file():
+        pytest.skip(f"no {folder}: what the reference computes is not to be had here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def official_file(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An official checkpoint (1.6 GB) with the made-up weights that the goldens were computed with; gone afterwards."""
+    spec = importlib.util.spec_from_file_location("fill", reference / "fill.py")
+    assert spec is not None and spec.loader is not None
+    fill = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fill)
+    layout = json.loads((reference / "manifest.json").read_text())["state_dict"]
+    state = fill.state_dict_from_manifest(reference / "manifest.json")
+    computed = constants(full_frame(clip=False))
+    for place, key in enumerate(sorted(set(layout) - set(state))):
+        # What is not filled is a constant of the backbone or a counter; each counter is another number.
+        state[key] = computed[key].cpu() if key in computed else torch.tensor(place)
+    path = tmp_path_factory.mktemp("official") / "official.pth"
+    torch.save({key: state[key] for key in layout}, path)
+    yield path
+    path.unlink()
+
+
+@pytest.fixture(scope="session")
+def official(official_file: Path) -> PhysiqueFrame:
+    """That checkpoint, imported. Tests may `set_compat`, all else they leave as it is."""
+    return PhysiqueFrame.from_checkpoint(official_file)

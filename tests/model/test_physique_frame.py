@@ -1,4 +1,4 @@
-"""The network that scores: ranges, what has no influence, its two streams, its losses, both views of a photo."""
+"""The network that scores: ranges, what has no influence, its sizes, its posture stream, its losses, both views."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.compat import Compat
 from model.graph import EDGES, MIRRORED, POINTS, GraphTransformer, adjacency, normalise_points
 from model.losses import LOSSES, SumOfSquares, UncertaintyWeighted
-from model.physique_frame import ADAPTER_SHARE, Adapter, FrameConfig, PhysiqueFrame
-from model.point_mlp import PointMLP, furthest_points, nearest_points
-from model.preference import SURVEY_WIDTH, PreferenceNet, survey_code
-from model.views import mirror_points, score_views
+from model.physique_frame import ADAPTER_SHARE, Adapter, FrameConfig, PhysiqueFrame, Scores, normalise
+from model.preference import NEUTRAL, SURVEY_WIDTH, PreferenceNet, survey_code
+from model.scores import DIMENSIONS
 
 WIDTH = 24
 CONFIG = FrameConfig.tiny(WIDTH)
@@ -50,46 +50,60 @@ def inputs(body, count: int, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
+def scored(frame: PhysiqueFrame, **given: Tensor) -> Tensor:
+    """(B, 3) scores in the order of DIMENSIONS."""
+    return torch.stack(frame(**given), dim=1)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 16])
 def test_scores_lie_on_the_scale(frame, body, count):
-    scores = frame(**inputs(body, count))
+    scores = scored(frame, **inputs(body, count))
     assert scores.shape == (count, 3)
     assert (scores > 0).all() and (scores < 10).all()
-    together = frame(**inputs(body, 16))
-    alone = frame(**{name: value[:1] for name, value in inputs(body, 16).items()})
+    together = scored(frame, **inputs(body, 16))
+    alone = scored(frame, **{name: value[:1] for name, value in inputs(body, 16).items()})
     torch.testing.assert_close(alone, together[:1], atol=1e-4, rtol=0)
     assert together.std(0).min() > 1e-3
 
 
+def test_scores_are_named(frame, body):
+    scores = frame(**inputs(body, 2))
+    assert isinstance(scores, Scores) and scores._fields == DIMENSIONS
+    assert scores.health.shape == (2,) and torch.equal(scores.health, scores[1])
+    for name, value in zip(DIMENSIONS, scores):
+        logits = frame.classifiers[name](frame.fuse(**inputs(body, 2)))
+        torch.testing.assert_close(value, 10 * torch.sigmoid(logits[:, 0]), atol=1e-6, rtol=0)
+
+
 def test_extreme_inputs_stay_on_the_scale(frame, body):
     wild = {name: value * 1000 for name, value in inputs(body, 4).items()}
-    scores = frame(**wild)
+    scores = scored(frame, **wild)
     assert (scores >= 0).all() and (scores <= 10).all()
 
 
 def test_every_input_counts(frame, body):
     known = inputs(body, 2)
-    scores = frame(**known)
+    scores = scored(frame, **known)
     for name, value in inputs(body, 2, seed=99).items():
-        assert (frame(**{**known, name: value}) - scores).abs().max() > 1e-4, name
+        assert (scored(frame, **{**known, name: value}) - scores).abs().max() > 1e-4, name
     some = torch.ones(2, 15, dtype=torch.bool)
-    torch.testing.assert_close(frame(**known, visible=some), scores)
+    torch.testing.assert_close(scored(frame, **known, visible=some), scores)
     some[:, :5] = False
-    assert (frame(**known, visible=some) - scores).abs().max() > 1e-5
+    assert (scored(frame, **known, visible=some) - scores).abs().max() > 1e-5
 
 
 def test_nobody_is_scored_from_the_image_alone(frame, body):
     known, other = inputs(body, 3), inputs(body, 3, seed=5)
     visible = torch.tensor([[True] * 15, [False] * 15, [False] * 15])
-    scores = frame(**known, visible=visible)
+    scores = scored(frame, **known, visible=visible)
     swapped = {**known, "vertices": known["vertices"].clone(), "points": known["points"].clone()}
     swapped["vertices"][1:] = other["vertices"][1:]
     swapped["points"][1:] = other["points"][1:]
     swapped["vertices"][2], swapped["points"][2] = 0.0, 0.0  # as the mesh table has it
-    torch.testing.assert_close(frame(**swapped, visible=visible), scores, atol=1e-6, rtol=0)
+    torch.testing.assert_close(scored(frame, **swapped, visible=visible), scores, atol=1e-6, rtol=0)
     for name in ("image", "preference"):
-        assert (frame(**{**known, name: other[name]}, visible=visible) - scores)[1:].abs().max() > 1e-4
-    assert (frame(**known) - scores)[1:].abs().max() > 1e-4  # with the body it is another score
+        assert (scored(frame, **{**known, name: other[name]}, visible=visible) - scores)[1:].abs().max() > 1e-4
+    assert (scored(frame, **known) - scores)[1:].abs().max() > 1e-4  # with the body it is another score
 
 
 def test_the_fused_feature_is_image_posture_mesh_preference(frame, body):
@@ -107,7 +121,7 @@ def test_the_fused_feature_is_image_posture_mesh_preference(frame, body):
     assert torch.equal(other[:, : WIDTH + 64], fused[:, : WIDTH + 64]) and not torch.allclose(
         other[:, WIDTH + 64 : -5], mesh
     )
-    torch.testing.assert_close(frame.score(fused), frame(**known))
+    torch.testing.assert_close(frame.score(fused), scored(frame, **known))
 
 
 def test_points_of_another_number_are_refused(frame, body):
@@ -135,60 +149,107 @@ def test_a_configuration_comes_back_from_json():
 
 
 def test_configurations_that_do_not_exist():
-    with pytest.raises(ValueError, match=r"FrameConfig: unknown \['depth'\]; known are \['dropout', .*'size'\]"):
+    with pytest.raises(ValueError, match=r"FrameConfig: unknown \['depth'\]; known are \['camera', .*'survey'\]"):
         FrameConfig.from_dict({**CONFIG.to_dict(), "depth": 3})
-    with pytest.raises(ValueError, match="'huge' is not a size; there is 'tiny'"):
+    with pytest.raises(ValueError, match="model.size: 'huge' is not a size; there are 'tiny', 'full'"):
         FrameConfig.of("huge", WIDTH)
 
 
-# The mesh stream
+def test_the_full_size_is_the_papers():
+    import json
+
+    config = FrameConfig.full()
+    assert FrameConfig.of("full", 768) == config and config.size == "full" and config.image_width == 768
+    assert FrameConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.reads_photo and not config.clip and not CONFIG.reads_photo
+    changed = FrameConfig.full(512, clip=True, survey=False)
+    assert (changed.image_width, changed.clip, changed.survey, changed.mesh_points) == (512, True, False, 10475)
+    with pytest.raises(TypeError, match="depth"):
+        FrameConfig.full(depth=3)
 
 
-def test_furthest_points_are_those_of_a_plain_search():
-    points = torch.randn(200, 3, generator=draw(1))
-    apart = ((points[:, None] - points[None]).double() ** 2).sum(-1).numpy()
-    chosen = [0]
-    while len(chosen) < 40:
-        chosen.append(int(apart[:, chosen].min(1).argmax()))
-    assert furthest_points(points, 40).tolist() == chosen
+# What the full size asks for
+
+UNUSED = 2_369_280 + 1_025_000 + 3 * 65_792 + 514
+"""Parameters that a checkpoint holds and nothing reads: an encoder, an ImageNet classifier, the last of three MLPs."""
 
 
-def test_furthest_points_take_the_first_of_equals():
-    square = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 0]])
-    assert furthest_points(square, 4).tolist() == [0, 3, 1, 2]
+@pytest.fixture(scope="module")
+def full() -> PhysiqueFrame:
+    """The paper's network with random weights, without its CLIP tower."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return PhysiqueFrame(FrameConfig.full(survey=False)).eval().requires_grad_(False)
 
 
-def test_nearest_points_are_those_of_a_plain_search():
-    points = torch.randn(300, 3, generator=draw(2))
-    centres = points[::30] + 0.01
-    expected = [sorted(range(300), key=lambda i: float((points[i] - c).norm()))[:7] for c in centres]
-    assert nearest_points(centres, points, 7).tolist() == expected
+def photo_inputs(body, count: int) -> dict[str, Tensor]:
+    known = inputs(body, count)
+    given = draw(5)
+    return {
+        **known,
+        "image": torch.randint(0, 256, (count, 3, 224, 224), generator=given).to(torch.uint8),
+        "vector": torch.randn(count, 768, generator=given),
+    }
 
 
-def test_the_topology_is_that_of_the_mean_mesh(body):
-    stream = PointMLP(256, (16, 32, 64), 8)
-    stream.set_topology(body.rest)
-    assert len(set(stream.kept.tolist())) == 256
-    kept = body.rest[stream.kept]
-    assert [len(stage.centres) for stage in stream.stages] == [64, 16] and stream.width == 64
-    first = stream.stages[0]
-    assert first.neighbours[:, 0].tolist() == first.centres.tolist()  # the nearest to a point is itself
-    reach = (kept[first.neighbours] - kept[first.centres][:, None]).norm(dim=-1)
-    assert (reach.diff(dim=1) >= 0).all() and reach.max() < 0.35
-    assert float(torch.cdist(body.rest, kept).min(1).values.max()) < 0.08  # no part of the body is left out
+def test_the_full_size_scores_photos(full, body):
+    known = photo_inputs(body, 1)
+    full.mesh.set_topology(body.rest)
+    scores = scored(full, **known)
+    assert scores.shape == (1, 3) and (scores > 0).all() and (scores < 10).all()
+    assert full.width == 768 + 256 + 256 + 5 == full.fuse(**known).shape[1]
+    floats = {**known, "image": normalise(known["image"])}
+    torch.testing.assert_close(scored(full, **floats), scores, atol=1e-5, rtol=0)
+    assert sum(p.numel() for p in full.parameters()) + 303_966_208 == 409_324_297 - UNUSED + full.nobody.numel()
 
 
-def test_the_mesh_feature_reads_the_kept_vertices_only(frame, body):
-    mesh = body.zero_pose(torch.randn(2, 10, generator=draw(3)))
-    feature = frame.mesh(mesh)
-    other = mesh.clone()
-    unkept = torch.ones(10475, dtype=torch.bool)
-    unkept[frame.mesh.kept] = False
-    other[:, unkept] += 1.0
-    assert torch.equal(frame.mesh(other), feature)
-    other[:, frame.mesh.kept[5]] += 0.1
-    assert not torch.equal(frame.mesh(other), feature)
-    torch.testing.assert_close(frame.mesh(mesh.half()), feature, atol=0.05, rtol=0.05)  # as the mesh table stores them
+def test_images_of_another_shape_are_refused(full, body):
+    known = photo_inputs(body, 2)
+    for image in (known["image"][..., :200], known["image"].permute(0, 2, 3, 1), known["vector"]):
+        with pytest.raises(ValueError, match=r"image: shape \(2, .*\), expected \(B, 3, 224, 224\)"):
+            full(**{**known, "image": image})
+
+
+def test_a_frame_without_an_encoder_wants_its_vectors(full, body):
+    known = photo_inputs(body, 2)
+    del known["vector"]
+    with pytest.raises(ValueError, match=r"vector: missing; this frame has no image encoder of its own"):
+        full(**known)
+
+
+def test_a_frame_of_given_preferences_reads_no_surveys(full):
+    found = full.preference(torch.ones(3, SURVEY_WIDTH), torch.zeros(3, 768))
+    assert found.shape == (3, 5) and (found == NEUTRAL).all()
+
+
+def test_recomputing_is_switched_on_and_off(full):
+    full.recompute()
+    assert full.mesh.checkpointed and all(layer.grad_checkpointing for layer in full.posture.backbone.layers)
+    full.recompute(False)
+    assert not full.mesh.checkpointed and not any(layer.grad_checkpointing for layer in full.posture.backbone.layers)
+
+
+def test_what_compat_says_is_passed_on(full):
+    assert full.compat == Compat.of("fixed") and not full.mesh.stages[0].literal
+    full.set_compat("reference")
+    assert full.compat.joint_mask == "first" and all(stage.literal for stage in full.mesh.stages)
+    full.set_compat("fixed")
+    assert not any(stage.literal for stage in full.mesh.stages)
+    assert full.mesh.search == "shared"  # whatever the distances
+    small = PhysiqueFrame(FrameConfig(WIDTH, mesh_search="direct"), Compat(distances="direct"))
+    assert small.mesh.search == "direct"
+    small.set_compat("fixed")
+    assert small.mesh.search == "expanded"
+    with pytest.raises(ValueError, match="compat: 'old' is not a setting"):
+        full.set_compat("old")
+
+
+def test_pixels_are_normalised_as_imagenet():
+    photo = torch.randint(0, 256, (2, 3, 5, 4), generator=draw(6)).to(torch.uint8)
+    found = normalise(photo)
+    for channel, (mean, std) in enumerate(zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))):
+        torch.testing.assert_close(found[:, channel], (photo[:, channel].float() / 255 - mean) / std)
+    assert normalise(found) is found
 
 
 # The posture stream
@@ -330,65 +391,3 @@ def test_preferences_are_five_numbers_between_minus_one_and_one():
     assert found.shape == (6, 5) and (found.abs() <= 1).all()
     assert (net(torch.zeros(6, SURVEY_WIDTH), image) - found).abs().max() > 1e-4
     assert (net(survey, image.flip(0)) - found).abs().max() > 1e-4
-
-
-# Both views
-
-
-def views(body, count: int) -> dict[str, Tensor]:
-    known = inputs(body, count)
-    return {
-        "image": torch.randn(count, 2, WIDTH, generator=draw(7)),
-        "vertices": known["vertices"],
-        "points": known["points"],
-        "visible": torch.ones(count, 15, dtype=torch.bool),
-        "survey": survey_code({"sport": "often"}),
-    }
-
-
-def flipped(given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same photos mirrored: vectors change places, points their side and name, bodies stay."""
-    points = given["points"][:, list(MIRRORED)] * torch.tensor([-1.0, 1.0]) + torch.tensor([199.0, 0.0])
-    visible = given["visible"][:, list(MIRRORED)]
-    return {**given, "image": given["image"].flip(1), "points": points, "visible": visible}
-
-
-def test_points_mirrored_twice_are_as_they_were():
-    points = people(4)
-    once = mirror_points(points)
-    torch.testing.assert_close(mirror_points(once), points)
-    torch.testing.assert_close(once.mean(1), points.mean(1))
-    assert torch.equal(once[..., 1], points[:, list(MIRRORED), 1])
-    left, right = POINTS.index("left wrist"), POINTS.index("right wrist")
-    torch.testing.assert_close(once[:, left, 0] - once[:, 0, 0], points[:, 0, 0] - points[:, right, 0])
-
-
-def test_a_mirrored_photo_gets_the_same_scores(frame, body):
-    given = views(body, 5)
-    given["visible"][3] = False  # nobody
-    scores, fused = score_views(frame, **given)
-    other, mirrored = score_views(frame, **flipped(given))
-    assert scores.shape == (5, 3) and fused.shape == (5, frame.width)
-    torch.testing.assert_close(other, scores, atol=1e-4, rtol=0)
-    torch.testing.assert_close(mirrored, fused, atol=1e-4, rtol=0)
-
-
-def test_a_mirrored_photo_with_hidden_points_gets_the_same_scores(frame, body):
-    given = views(body, 5)
-    given["visible"][:, [POINTS.index("left wrist"), POINTS.index("left elbow")]] = False
-    scores, fused = score_views(frame, **given)
-    other, mirrored = score_views(frame, **flipped(given))
-    torch.testing.assert_close(other, scores, atol=1e-4, rtol=0)
-    torch.testing.assert_close(mirrored, fused, atol=1e-4, rtol=0)
-
-
-def test_the_score_is_the_mean_of_both_views(frame, body):
-    given = views(body, 3)
-    scores, fused = score_views(frame, **given)
-    survey = given["survey"].expand(3, -1)
-    each = []
-    for k, points in enumerate((given["points"], mirror_points(given["points"]))):
-        vector = given["image"][:, k]
-        each.append(frame(vector, given["vertices"], points, frame.preference(survey, vector), given["visible"]))
-    torch.testing.assert_close(scores, (each[0] + each[1]) / 2, atol=1e-5, rtol=0)
-    assert (each[0] - each[1]).abs().max() > 1e-3

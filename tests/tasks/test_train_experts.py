@@ -1,0 +1,126 @@
+"""One model in training: alone, shared by two workers, resumed; schedules; where weights start."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from model.lesson import Lesson, optimiser, rate, start_frame
+from model.physique_frame import FrameConfig
+from model.views import FrameInputs
+from tasks.experts import frame_settings
+from tasks.params import load_params
+from tasks.splits import FIT, split_of
+from tasks.tables import write_table
+from tasks.train_experts import GENERIC, Unit
+
+WIDTH = 12
+
+
+def cohort() -> FrameInputs:
+    """32 photos that may be fitted on, of bodies that are clouds: the network does not mind."""
+    given = torch.Generator().manual_seed(0)
+    ids = [i for i in (f"{k * 2**26:08x}" + "0" * 56 for k in range(60)) if split_of(i) == FIT][:32]
+    base = torch.randn(10475, 3, generator=given)
+    return FrameInputs(
+        ids=ids,
+        vector=torch.randn(len(ids), 2, WIDTH, generator=given),
+        vertices=(base + 0.1 * torch.randn(len(ids), 1, 3, generator=given)).half(),
+        points=torch.rand(len(ids), 15, 2, generator=given) * 200,
+        visible=torch.ones(len(ids), dtype=torch.bool),
+    )
+
+
+def settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    inputs = cohort()
+    given = torch.Generator().manual_seed(1)
+    scores = {d: (torch.rand(len(inputs), generator=given) * 10).numpy() for d in ("appearance", "health", "posture")}
+    write_table(pa.table({"photo_id": inputs.ids, "rater_id": ["e"] * len(inputs), **scores}), folder / "labels.parquet")
+    return {
+        "labels": str(folder / "labels.parquet"), "surveys": {}, "frame": FrameConfig.tiny(WIDTH).to_dict(),
+        "compat": "fixed", "start": None, "backbone": None, "recompute": False, "compile": False, "precision": "fp32",
+        "seed": 3, "loss": "uncertainty", "schedule": "cosine", "lr": 2e-3, "weight_decay": 0.05, "epochs": 4, "batch": 8,
+    } | changes  # fmt: skip
+
+
+def trained(config: dict[str, Any], epochs: int = 2, ranks: tuple[int, int] = (0, 1)) -> Unit:
+    unit = Unit(GENERIC, cohort(), config, torch.device("cpu"), ranks)
+    for _ in range(epochs):
+        unit.train_epoch()
+    return unit
+
+
+def one_worker(rank: int, port: int, config: dict[str, Any], out: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    unit = trained(config, ranks=(rank, 2))
+    torch.save(dict(unit.lesson.named_parameters()), f"{out}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.timeout(180)
+def test_two_workers_that_share_batches_end_with_the_same_weights(tmp_path):
+    """All of them: the preference network, which is asked before the frame, and the loss's own, too."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = settings(tmp_path)
+    mp.spawn(one_worker, args=(port, config, str(tmp_path)), nprocs=2)  # type: ignore[attr-defined]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    start = dict(Unit(GENERIC, cohort(), config, torch.device("cpu")).lesson.named_parameters())
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], atol=0, rtol=0, msg=name)
+    for name in ("loss.log_variance", "frame.preference_net.out.weight", "frame.adapter.fc.0.weight"):
+        assert (first[name] - start[name]).abs().max() > 1e-5, name
+
+
+def test_a_resumed_model_is_the_one_that_was_not_stopped(tmp_path):
+    config = settings(tmp_path)
+    whole = trained(config, 4)
+    half = trained(config, 2)
+    torch.save(half.state(), tmp_path / "half.pt")
+    again = Unit(GENERIC, cohort(), config, torch.device("cpu"))
+    again.resume(torch.load(tmp_path / "half.pt", weights_only=True))
+    for _ in range(2):
+        again.train_epoch()
+    for name, value in whole.lesson.state_dict().items():
+        assert torch.equal(value, again.lesson.state_dict()[name]), name
+
+
+def test_half_precision_and_recomputing_train_too(tmp_path):
+    plain = trained(settings(tmp_path))
+    kept = trained(settings(tmp_path, recompute=True))
+    for name, value in plain.lesson.state_dict().items():
+        torch.testing.assert_close(kept.lesson.state_dict()[name], value, atol=1e-5, rtol=1e-4, msg=name)
+    half = trained(settings(tmp_path, precision="bf16"))
+    assert all(value.isfinite().all() for value in half.lesson.state_dict().values())
+    assert all(value.dtype in (torch.float32, torch.int64) for value in half.lesson.state_dict().values())
+
+
+def test_the_papers_schedule_is_a_tenth_every_five_epochs():
+    assert [rate("paper", 1e-4, epoch, 20) for epoch in (0, 4, 5, 19)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-7])
+    assert rate("cosine", 1e-3, 15, 16) < rate("cosine", 1e-3, 4, 16) <= 1e-3
+    lesson = Lesson(start_frame(FrameConfig.tiny(WIDTH), "fixed", None, None), "sum", torch.zeros(32))
+    (group,) = optimiser(lesson, "paper", 1e-4, 0.3).param_groups
+    assert (group["eps"], group["weight_decay"]) == (1e-5, 0)
+
+
+def test_where_weights_start_is_checked(tmp_path):
+    with pytest.raises(ValueError, match="model.backbone: frames of this size have no Swin-V2"):
+        start_frame(FrameConfig.tiny(WIDTH), "fixed", None, "swin.safetensors")
+    shard = pa.table({"photo_id": ["a"], "vector": pa.array([[0.0] * WIDTH], pa.list_(pa.float32()))})
+    write_table(shard, tmp_path / "embeddings/1.parquet")
+    params = load_params()
+    missing = params.changed(model={"start": "data/weights/nix"}).model
+    with pytest.raises(ValueError, match=r"model.start: data/weights/nix.json is missing"):
+        frame_settings(missing, tmp_path / "embeddings")
+    assert frame_settings(params.model, tmp_path / "embeddings")["frame"]["image_width"] == WIDTH
