@@ -20,6 +20,8 @@ Start here:
 
 - `physique predict PHOTO --user ID`: scores of any photo, with `--overlay OUT.png` for a picture
 
+- `physique explain PHOTO --user ID`: what moved them, as a picture
+
 - open `report/index.html`: what was found
 
 - `mlflow ui`: models, versions, aliases
@@ -44,6 +46,25 @@ def predict(
 
     with told():
         code = predict_files(photos, user, overlay, as_json)
+    raise typer.Exit(code)
+
+
+@app.command()
+def explain(
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="An image file.")],
+    user: Annotated[str | None, typer.Option(help="Whose scores; a new user's without it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The picture (PNG); PHOTO.explained.png without it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+) -> None:
+    """Which part of the photo, of the mesh and which points moved its scores, as a picture (docs/explain.md).
+
+    Exits with 1, and one line, when the photo cannot be read.
+    """
+    from tasks.explain import explain_file
+    from tasks.faults import told
+
+    with told():
+        code = explain_file(photo, user, out, as_json)
     raise typer.Exit(code)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from model.compat import Compat
 from model.physique_frame import FrameConfig, PhysiqueFrame
@@ -18,6 +20,23 @@ def file_hash(path: Path) -> str:
     """sha256 hex of a file's bytes."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class Unfilled(TorchFunctionMode):
+    """Modules built inside get no random numbers: for those whose every weight is then loaded (seconds at full size).
+
+    Constants are computed all the same, which on the meta device they would not be.
+    """
+
+    RANDOM = (
+        torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.erfinv_,
+        init.uniform_, init.normal_, init.trunc_normal_, init.kaiming_uniform_, init.xavier_uniform_,
+    )  # fmt: skip
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in self.RANDOM:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def tensors_hash(tensors: dict[str, torch.Tensor]) -> str:
@@ -47,7 +66,8 @@ def load_frame(folder: Path, name: str, device: str = "cpu") -> tuple[PhysiqueFr
         RuntimeError: tensors do not fit the config; the message names each key.
     """
     description = json.loads((folder / f"{name}.json").read_text())
-    frame = PhysiqueFrame(FrameConfig.from_dict(description["config"]), Compat(**description.get("compat", {})))
+    with Unfilled():
+        frame = PhysiqueFrame(FrameConfig.from_dict(description["config"]), Compat(**description.get("compat", {})))
     frame.load_state_dict(load_file(folder / f"{name}.safetensors"), strict=True)
     return frame.to(device).eval().requires_grad_(False), description["about"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from model.checkpoint import Unfilled
 from model.compat import Compat
 from model.official import current_names, frame_of, official_name, why_dropped
 from model.physique_frame import PhysiqueFrame, clip_tower
@@ -69,7 +70,8 @@ def _clip(path: Path, state: dict[str, Tensor], prefix: str) -> Found:
 
 
 def _swin(path: Path, state: dict[str, Tensor], prefix: str) -> Found:
-    backbone = swin_backbone()
+    with Unfilled():
+        backbone = swin_backbone()
     names = {official_name(f"posture.backbone.{ours}").removeprefix(SWIN): ours for ours in backbone.state_dict()}
     dropped, inside = {}, {}
     for key, value in state.items():

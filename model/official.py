@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from model.checkpoint import Unfilled
 from model.compat import Compat
 from model.physique_frame import FrameConfig, PhysiqueFrame
 from model.state_files import BadCheckpoint, read_state
@@ -51,10 +52,11 @@ def why_dropped(key: str) -> str:
 
 
 def full_frame(compat: str | Compat = "fixed", clip: bool = True) -> PhysiqueFrame:
-    """The paper's network as released weights fit it; its CLIP tower, if any, has no numbers yet."""
+    """The paper's network as released weights fit it, without numbers yet."""
     compat = Compat.of(compat)
     config = FrameConfig.full(survey=False, nobody=False, camera=True, mesh_search=compat.distances)
-    frame = PhysiqueFrame(config, compat)
+    with Unfilled():
+        frame = PhysiqueFrame(config, compat)
     if clip:
         from dataclasses import replace
 

@@ -30,6 +30,7 @@ from model.scores import DIMENSIONS, SCALE
 
 ADAPTER_SHARE = 0.7  # of the adapter's output; the rest is the encoder's own vector (paper, Sec. 4.2)
 CLIP = "vit_large_patch14_clip_quickgelu_224"  # the variant without quickgelu loads the same weights and is wrong
+VERTICES = 10475  # of an SMPL-X mesh
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, for the CLIP tower too, as it was trained
 
 
@@ -59,7 +60,7 @@ class FrameConfig:
     mesh_divide: int = 4
     """Each stage of the mesh stream keeps one point in so many."""
     mesh_search: Literal["shared", "direct", "expanded"] = "shared"
-    """Centres and neighbours on a mean mesh, or searched on every one (model/neighbours.py)."""
+    """Centres and neighbours on a mean mesh, or searched on every one; how, `compat.distances` says then."""
     photo_posture: bool = False
     """The posture stream sees the photo (Swin-V2 and graph decoder), not only where its points lie."""
     graph_width: int = 64
@@ -265,13 +266,9 @@ class PhysiqueFrame(nn.Module):
         """
         if visible is None:
             visible = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
-        if points.shape[1:] != (len(POINTS), 2):
-            raise ValueError(f"points: shape {tuple(points.shape)}, expected (B, {len(POINTS)}, 2)")
+        self._check(image, vertices, points, preference, visible, vector)
+        visible = visible.bool()
         if self.config.reads_photo:
-            if image.shape[1:] != (3, PIXELS, PIXELS):
-                raise ValueError(
-                    f"image: shape {tuple(image.shape)}, expected (B, 3, {PIXELS}, {PIXELS}): this size looks at pixels"
-                )
             image = normalise(image)
         if vector is None:
             vector = self._vector(image)
@@ -283,6 +280,25 @@ class PhysiqueFrame(nn.Module):
         if self.nobody is not None:
             body = torch.where(visible.any(dim=1, keepdim=True), body, self.nobody.to(body.dtype))
         return torch.cat([self.layernorm_x(self.adapter(vector)), body, preference.to(body.dtype)], dim=1)
+
+    def _check(
+        self, image: Tensor, vertices: Tensor, points: Tensor, preference: Tensor, visible: Tensor, vector: Tensor | None
+    ) -> None:
+        batch, width = len(points), self.config.image_width
+        pixels = (batch, 3, PIXELS, PIXELS)
+        wanted = {
+            "points": (points, (batch, len(POINTS), 2)),
+            "image": (image, pixels if self.config.reads_photo else (batch, width)),
+            "vertices": (vertices, (batch, VERTICES, 3)),
+            "preference": (preference, (batch, PREFERENCE_WIDTH)),
+            "visible": (visible, (batch, len(POINTS))),
+        }
+        if vector is not None:
+            wanted["vector"] = (vector, (batch, width))
+        for name, (value, shape) in wanted.items():
+            if tuple(value.shape) != shape:
+                why = ": this size looks at pixels" if shape == pixels else ""
+                raise ValueError(f"{name}: shape {tuple(value.shape)}, expected {shape}{why}")
 
     def _vector(self, image: Tensor) -> Tensor:
         """What the image stream reads: the tower's vectors, or those that were given as the image."""

@@ -56,8 +56,14 @@ def _pytorch(path: Path) -> Any:
         if stream.read(2) == b"PK" and not zipped:
             raise BadCheckpoint(f"{path}: truncated (the end of the archive is missing)")
     if zipped:
-        with zipfile.ZipFile(path) as archive:
-            program = any(name.endswith("/constants.pkl") for name in archive.namelist())
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch itself compares no checksums
+                program = any(name.endswith("/constants.pkl") for name in archive.namelist())
+        except (zipfile.BadZipFile, EOFError, OSError) as error:
+            raise BadCheckpoint(f"{path}: damaged or truncated ({first_line(error)})") from None
+        if damaged is not None:
+            raise BadCheckpoint(f"{path}: damaged ({damaged} is not what was saved)")
         if program:
             return _program(path)
     try:

@@ -6,11 +6,14 @@ is what a plain `mlflow ui` opens.
 
 from __future__ import annotations
 
+import base64
+import io
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,8 @@ def expert_model(rater_id: str) -> str:
 
 def use_tracking() -> None:
     """Point MLflow at MLFLOW_TRACKING_URI, or at this folder's own store."""
+    # Our artifacts are local copies of a few files: a bar of them is noise, whoever wants it may set it to true.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -41,8 +46,25 @@ def use_tracking() -> None:
 
 
 @contextmanager
+def quietly() -> Iterator[None]:
+    """MLflow without its progress bars, hints and 'successfully registered'; its errors are raised all the same."""
+    with redirect_stderr(io.StringIO()):
+        yield
+
+
+def example() -> Any:
+    """What a model is asked: one row, a picture of 32×32 px in base64."""
+    import pandas as pd
+    from PIL import Image
+
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32), (128, 128, 128)).save(picture, "JPEG")
+    return pd.DataFrame({"user_id": ["user-0001"], "image": [base64.b64encode(picture.getvalue()).decode()]})
+
+
+@contextmanager
 def stage_run(stage: str, params: dict[str, Any]) -> Iterator[str]:
-    """An MLflow run of a stage, tagged with where it comes from; yields its id."""
+    """An MLflow run of a stage, tagged with where it comes from; yields its id, says at the end what it registered."""
     import mlflow
 
     from tasks.provenance import tags
@@ -51,6 +73,19 @@ def stage_run(stage: str, params: dict[str, Any]) -> Iterator[str]:
     with mlflow.start_run(run_name=stage, tags=tags(stage)) as run:
         mlflow.log_params(params)
         yield run.info.run_id
+    said = registered_line(run.info.run_id)
+    if said:
+        print(said, file=sys.stderr)
+
+
+def registered_line(run_id: str) -> str:
+    """What a run registered, in one line however many models it is; '' when nothing."""
+    from mlflow import MlflowClient
+
+    made = MlflowClient().search_model_versions(f"run_id = '{run_id}'")
+    names = sorted(f"{each.name} version {each.version}" for each in made)
+    more = f" … {names[-1]} ({len(names)} models)" if len(names) > 1 else ""
+    return f"registered {names[0]}{more}" if names else ""
 
 
 def register(
@@ -62,24 +97,34 @@ def register(
     """
     import mlflow
     from mlflow import MlflowClient
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
     from mlflow.types.schema import ColSpec, Schema
 
     from model.scores import DIMENSIONS
     from tasks.provenance import tags
 
+    class NotAsked(Model):
+        """MLflow loads a model that has an input example and asks it, seconds each; tests/test_registry.py does that."""
+
+        def get_serving_input(self, path: str) -> None:
+            return None
+
     columns = [ColSpec("string", "user_id", required=False), ColSpec("string", "image")]
     answers = [ColSpec("double", d) for d in DIMENSIONS]
     answers += [ColSpec("boolean", "known_user"), ColSpec("string", "status"), ColSpec("string", "error")]
-    info = mlflow.pyfunc.log_model(
-        name=name,
-        python_model=str(SERVED),
-        artifacts={"bundle": str(bundle)},
-        code_paths=[str(SERVED.parent.parent / "model")],
-        signature=ModelSignature(Schema(columns), Schema(answers)),
-        pip_requirements=REQUIREMENTS,
-        registered_model_name=name,
-    )
+    with quietly():
+        info = NotAsked.log(
+            artifact_path=None,
+            name=name,
+            flavor=mlflow.pyfunc,
+            python_model=str(SERVED),
+            artifacts={"bundle": str(bundle)},
+            code_paths=[str(SERVED.parent.parent / "model")],
+            signature=ModelSignature(Schema(columns), Schema(answers)),
+            input_example=example(),
+            pip_requirements=REQUIREMENTS,
+            registered_model_name=name,
+        )
     client = MlflowClient()
     version = str(info.registered_model_version)
     for key, value in (tags(stage) | about).items():
@@ -90,6 +135,42 @@ def register(
     if champion or CHAMPION not in client.get_registered_model(name).aliases:
         promote(name, version)
     return {"name": name, "version": version, "uri": f"models:/{name}/{version}"}
+
+
+def example_image() -> str:
+    """A grey JPEG of 32 x 48 pixels in base64, under 1 kB: the input example, and nobody's photo."""
+    from PIL import Image
+
+    data = io.BytesIO()
+    Image.new("RGB", (32, 48), (128, 128, 128)).save(data, "JPEG", quality=50)
+    return base64.b64encode(data.getvalue()).decode()
+
+
+@contextmanager
+def no_announcements() -> Iterator[None]:
+    """Keep `Successfully registered model` and `Created version` off the terminal; errors are raised as ever."""
+    from mlflow.utils.logging_utils import disable_logging, enable_logging
+
+    disable_logging()
+    try:
+        yield
+    finally:
+        enable_logging()
+
+
+@contextmanager
+def unasked_pip() -> Iterator[None]:
+    """Drop one warning: that pip has no version. An environment made by uv has no pip, and needs none."""
+    logger = logging.getLogger("mlflow.utils.environment")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "installed pip version" not in record.getMessage()
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def promote(name: str, version: str) -> None:
@@ -113,7 +194,8 @@ def champion_bundle(name: str) -> Path:
 
     use_tracking()
     try:
-        folder = mlflow.artifacts.download_artifacts(f"models:/{name}@{CHAMPION}")
+        with quietly():
+            folder = mlflow.artifacts.download_artifacts(f"models:/{name}@{CHAMPION}")
     except MlflowException as error:
         why = str(error).splitlines()[0][:120]
         raise LookupError(f"no {name}@{CHAMPION} in the registry ({why}); run `dvc repro` first") from None
@@ -134,5 +216,6 @@ def listing() -> Any:
         named = {str(version): alias for alias, version in model.aliases.items()}
         for version, alias in sorted(named.items()):
             tags = client.get_model_version(model.name, version).tags
-            table.add_row(model.name, version, alias, tags.get("physique.stage"), tags.get("git.commit", "")[:12])
+            commit, plus, changes = tags.get("git.commit", "").partition("+")
+            table.add_row(model.name, version, alias, tags.get("physique.stage"), commit[:12] + plus + changes)
     return table

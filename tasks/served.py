@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 from pathlib import Path
 
 import mlflow
@@ -29,7 +30,8 @@ class Served(mlflow.pyfunc.PythonModel):
 
         self.predictor = Predictor(Path(context.artifacts["bundle"]))
 
-    def predict(self, context, model_input, params=None):
+    # The type tells MLflow that frames come in as they are; without one it prints a warning at every load.
+    def predict(self, context, model_input: pd.DataFrame, params=None):
         from model.scores import DIMENSIONS
 
         frame = pd.DataFrame(model_input)
@@ -50,10 +52,13 @@ def read_image(value: object) -> tuple[bytes, str]:
     """The bytes of an image given as a path or in base64, or b'' and one line that says what is wrong."""
     if not isinstance(value, str) or not value:
         return b"", f"image: {type(value).__name__}, expected a path or base64 text"
-    if len(value) < 4096:
-        path = Path(value)
-        if path.is_file():
-            return path.read_bytes(), ""
+    try:
+        if len(value) < 4096 and Path(value).is_file():
+            return Path(value).read_bytes(), ""
+    except OSError as error:
+        # A short picture's base64 asked for as a path: too long a name. That is no path; a locked file is.
+        if error.errno != errno.ENAMETOOLONG:
+            return b"", f"image: {value[:80]!r}: {error.strerror}"
     text = value.partition(",")[2] if value.startswith("data:") else value
     try:
         return base64.b64decode(text, validate=True), ""

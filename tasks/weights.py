@@ -169,10 +169,11 @@ def _files_of(name: str) -> tuple[Path, Path, Path | None]:
     if name.startswith("models:/"):
         import mlflow
 
-        from tasks.registry import use_tracking
+        from tasks.registry import quietly, use_tracking
 
         use_tracking()
-        bundle = Path(mlflow.artifacts.download_artifacts(name)) / "artifacts" / "bundle"
+        with quietly():
+            bundle = Path(mlflow.artifacts.download_artifacts(name)) / "artifacts" / "bundle"
         about = read_json(bundle / "bundle.json")
         if about["encoder"] != "clip" or len(about["models"]) != 1:
             raise ValueError(f"{name}: not an expert's full-size model with a CLIP tower; there is nothing to export")

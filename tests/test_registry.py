@@ -24,7 +24,8 @@ expert = mlflow.pyfunc.load_model("models:/physique-expert-expert-01@champion")
 names = {m.name: m.aliases for m in MlflowClient().search_registered_models()}
 version = MlflowClient().get_model_version_by_alias("physique-personal", "champion")
 print(json.dumps({"personal": model.predict(frame).to_dict("list"), "names": names, "tags": version.tags,
-                  "expert": expert.predict(frame[["image"]][:1]).to_dict("list")}))
+                  "expert": expert.predict(frame[["image"]][:1]).to_dict("list"),
+                  "example": model.predict(model.input_example).to_dict("list")}))
 """
 
 
@@ -43,6 +44,7 @@ def test_loading_by_alias_in_a_fresh_process(checkout: Checkout):
         assert 0 <= said["expert"][dimension][0] <= 10
     assert personal["known_user"][:3] == [True, True, False]
     assert "neither a file here nor base64" in personal["error"][3]
+    assert said["example"]["status"] == ["no_person"] and 0 <= said["example"]["health"][0] <= 10
     assert set(said["names"]) == {"physique-personal", *(f"physique-expert-expert-{i:02d}" for i in range(1, 7))}
     assert all("champion" in aliases for aliases in said["names"].values())
     assert said["tags"]["git.commit"]

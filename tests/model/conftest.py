@@ -69,9 +69,8 @@ def reference(shared: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def official_file(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An official checkpoint (1.6 GB) with the made-up weights that the goldens were computed with; gone afterwards."""
+def filled(reference: Path) -> dict[str, Tensor]:
+    """All 1,131 tensors of an official checkpoint, 1.6 GB, with the made-up weights that the goldens were computed with."""
     spec = importlib.util.spec_from_file_location("fill", reference / "fill.py")
     assert spec is not None and spec.loader is not None
     fill = importlib.util.module_from_spec(spec)
@@ -82,8 +81,14 @@ def official_file(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     for place, key in enumerate(sorted(set(layout) - set(state))):
         # What is not filled is a constant of the backbone or a counter; each counter is another number.
         state[key] = computed[key].cpu() if key in computed else torch.tensor(place)
+    return {key: state[key] for key in layout}
+
+
+@pytest.fixture(scope="session")
+def official_file(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """That checkpoint as a file; gone afterwards, pytest would keep three of them."""
     path = tmp_path_factory.mktemp("official") / "official.pth"
-    torch.save({key: state[key] for key in layout}, path)
+    torch.save(filled(reference), path)
     yield path
     path.unlink()
 

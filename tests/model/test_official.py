@@ -211,6 +211,18 @@ def test_who_asks_for_more_than_tensors_is_told_so(tmp_path):
     refused(path, "holds more than tensors (", "mkdir); nothing was run")
 
 
+def test_a_flipped_byte_is_refused(tmp_path):
+    """torch.load would take another number for what was saved: it compares no checksums."""
+    path = tmp_path / "flipped.pth"
+    torch.save({"vit.class_embedding": torch.full((1024,), 1.0)}, path)
+    data = bytearray(path.read_bytes())
+    at = data.index(torch.full((8,), 1.0).numpy().tobytes())
+    data[at + 2] ^= 0x20
+    path.write_bytes(data)
+    assert torch.load(path, weights_only=True)["vit.class_embedding"].unique().numel() == 2
+    refused(path, "is not what was saved")
+
+
 @pytest.mark.parametrize("keep", [0.5, 0.9, 0.999])
 @pytest.mark.parametrize("kind", ["zip", "older", "safetensors", "torchscript"])
 def test_a_truncated_file_is_refused(tmp_path, kind, keep):
@@ -365,6 +377,7 @@ TABLE = "pam.encoder_sample.layers.0.blocks.0.attn.relative_coords_table"
         (having(KEY, one(0, 32, 3, 1)), [f"{KEY} holds torch.int64, expected torch.float32"]),
         (having(HEAD, torch.zeros(1, dtype=torch.complex64)), [f"{HEAD} holds torch.complex64"]),
         (having("health_classifier.1.num_batches_tracked", torch.tensor(1.0)), ["tracked holds torch.float32"]),
+        (having("health_classifier.1.num_batches_tracked", torch.tensor(1j)), ["tracked holds torch.complex64"]),
         (having(TABLE, one(0.5, 1, 27, 27, 2)), [TABLE, "not the constant"]),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -124,9 +125,21 @@ def test_the_fused_feature_is_image_posture_mesh_preference(frame, body):
     torch.testing.assert_close(frame.score(fused), scored(frame, **known))
 
 
-def test_points_of_another_number_are_refused(frame, body):
-    with pytest.raises(ValueError, match=r"points: shape \(2, 17, 2\), expected \(B, 15, 2\)"):
-        frame(**{**inputs(body, 2), "points": torch.zeros(2, 17, 2)})
+@pytest.mark.parametrize(
+    ("name", "shape", "wanted"),
+    [
+        ("points", (2, 17, 2), "(2, 15, 2)"),
+        ("image", (2, WIDTH + 1), f"(2, {WIDTH})"),
+        ("image", (3, WIDTH), f"(2, {WIDTH})"),
+        ("vertices", (2, 6890, 3), "(2, 10475, 3)"),
+        ("preference", (2, 4), "(2, 5)"),
+        ("visible", (2, 14), "(2, 15)"),
+        ("vector", (1, WIDTH), f"(2, {WIDTH})"),
+    ],
+)
+def test_an_input_of_another_shape_is_refused_by_name(frame, body, name, shape, wanted):
+    with pytest.raises(ValueError, match=re.escape(f"{name}: shape {shape}, expected {wanted}")):
+        frame(**{**inputs(body, 2), name: torch.zeros(shape)})
 
 
 def test_the_adapter_keeps_a_share_of_its_input():
@@ -206,7 +219,7 @@ def test_the_full_size_scores_photos(full, body):
 def test_images_of_another_shape_are_refused(full, body):
     known = photo_inputs(body, 2)
     for image in (known["image"][..., :200], known["image"].permute(0, 2, 3, 1), known["vector"]):
-        with pytest.raises(ValueError, match=r"image: shape \(2, .*\), expected \(B, 3, 224, 224\)"):
+        with pytest.raises(ValueError, match=r"image: shape \(2, .*\), expected \(2, 3, 224, 224\)"):
             full(**{**known, "image": image})
 
 
