@@ -115,7 +115,7 @@ def square(image: np.ndarray, squash: bool = False) -> tuple[np.ndarray, np.ndar
     height, width = image.shape[:2]
     longer = max(height, width)
     size = (PIXELS, PIXELS) if squash else tuple(max(1, int(PIXELS * side / longer)) for side in (height, width))
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
     small = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=squash)
     small = small[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
     top, left = (PIXELS - size[0]) // 2, (PIXELS - size[1]) // 2
