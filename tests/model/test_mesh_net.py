@@ -17,6 +17,7 @@ from model.mesh_augment import MIRROR_JOINTS, augment, mirror
 from model.mesh_net import MeshNet, MeshNetConfig, MeshNetOutput, load_mesh_net, save_mesh_net
 from model.rotations import axis_angle_to_matrix, matrix_to_axis_angle, matrix_to_sixd, sixd_to_matrix
 from model.standin_shape import TWINS
+from tasks.train_mesh_net import START, started
 
 SHAPES = {
     "betas": (10,),
@@ -392,3 +393,16 @@ def test_rotation_in_six_numbers_comes_back_and_rows_do_not_mix():
         torch.testing.assert_close(together[i, :, 0], first / first.norm())
         assert float(together[i, :, 1] @ second) > 0 and float(together[i, :, 2] @ second) == pytest.approx(0, abs=1e-5)
     torch.testing.assert_close(torch.linalg.det(together), torch.ones(3))
+
+
+def test_shipped_betas_are_kept_for_the_stand_in_wherever_it_was_built(body_file, tmp_path):
+    """Another processor builds it with other last bits; a head that starts anew for that knows nothing of shape."""
+    with np.load(body_file, allow_pickle=False) as arrays:
+        known = dict(arrays)
+    shipped = load_mesh_net(START).betas.state_dict()
+    drawn = np.random.default_rng(0)
+    for name, noise, kept in (("same", 1e-7, True), ("other", 1e-3, False)):
+        moved = known["shapedirs"] + noise * drawn.standard_normal(known["shapedirs"].shape)
+        np.savez(tmp_path / f"{name}.npz", **{**known, "shapedirs": moved})
+        betas = started(START, tmp_path / f"{name}.npz").betas.state_dict()
+        assert all(torch.equal(betas[key], shipped[key]) for key in shipped) == kept, name
