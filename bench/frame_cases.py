@@ -60,7 +60,7 @@ class Load:
 
     def whole(self, some: People, tables: Tables | None = None, tabled: bool = False) -> Scores:
         self.frame.mesh.search = "expanded"  # as released weights were trained
-        network = self.compiled or self.frame
+        network = self.frame if self.compiled is None else self.compiled
         vector = some.vector if tabled else None
         return network(some.photo, some.vertices, some.points, some.preference, vector=vector, tables=tables)
 

@@ -57,12 +57,13 @@ class Timing:
         return min(self.seconds, default=float("nan"))
 
     def to_dict(self) -> dict[str, Any]:
-        rate = self.case.photos / self.median
+        """Numbers that were not measured are None."""
+        there = bool(self.seconds)
         return {
             "part": self.case.name, "precision": self.case.precision, "batch": self.case.photos,
-            "median_s": self.median, "best_s": self.best,
-            "runs": len(self.seconds), "photos_per_s": rate, "gflop": self.case.gflop,
-            "peak_mb": self.megabytes, "note": self.note,
+            "median_s": self.median if there else None, "best_s": self.best if there else None,
+            "photos_per_s": self.case.photos / self.median if there else None, "runs": len(self.seconds),
+            "gflop": self.case.gflop, "peak_mb": self.megabytes, "note": self.note,
         }  # fmt: skip
 
 

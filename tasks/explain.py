@@ -38,12 +38,16 @@ def explain_file(photo: Path, user: str | None, out: Path | None, as_json: bool)
         why = error.strerror or error if isinstance(error, OSError) else error
         print(f"physique: {photo}: {why}", file=sys.stderr)
         return 1
+    import torch
+
     from model.predictor import Predictor
     from model.saliency import explain
     from tasks.explain_picture import draw
     from tasks.registry import PERSONAL, champion_bundle
 
     predictor = Predictor(champion_bundle(PERSONAL))
+    if not predictor.frames[0].config.reads_photo:
+        torch.set_num_threads(1)  # small networks: on a busy machine threads wait for each other five times as long
     answer = predictor([data], [user])[0]
     if user is not None and not answer.known:
         print(f"physique: user {user!r} is not in the bank; explained as for a new user", file=sys.stderr)
@@ -133,8 +137,8 @@ class Told:
 
 
 def _most(parts: dict[str, float]) -> str:
-    best = sorted(parts, key=lambda name: -abs(parts[name]))[:MOST]
-    return ", ".join(f"{name} {parts[name]:+.2g}" for name in best)
+    best = sorted((name for name in parts if parts[name]), key=lambda name: -abs(parts[name]))[:MOST]
+    return ", ".join(f"{name} {parts[name]:+.2g}" for name in best) or "nothing"
 
 
 def _sums(values: np.ndarray, owner: np.ndarray, names: list[str]) -> dict[str, float]:

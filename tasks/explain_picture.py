@@ -60,11 +60,13 @@ def draw(shown: Any, image: np.ndarray, answer: Any, predictor: Any, titles: lis
 
 def sum_of(shown: Any, d: int) -> str:
     """What the score is made of, as a sum."""
-    parts = "  ".join(
+    parts = [
         f"{'−' if value < 0 else '+'} {abs(value):.2f} {name}"
         for name, value in zip(("photo", "mesh", "points"), shown.given[d])
-    )
-    return f"=  {shown.neutral[d]:.2f} blurred photo, average body and pose  {parts}"
+    ]
+    if not shown.found:
+        return f"=  {shown.neutral[d]:.2f} blurred photo  {parts[0]}"
+    return f"=  {shown.neutral[d]:.2f} blurred photo, average body and pose  {'  '.join(parts)}"
 
 
 def shrunk(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float]:
@@ -114,7 +116,8 @@ class Canvas:
     def _panel(self, axes: Any, title: str, picture: np.ndarray) -> None:
         axes.set_axis_off()
         axes.imshow(picture)
-        place = axes.get_position()
+        axes.set_anchor("N")
+        place = axes.get_position(original=True)
         y = place.y1 + 0.14 / self.figure.get_figheight()
         middle = (place.x0 + place.x1) / 2
         self.figure.text(middle, y, title, fontsize=12, color=INK, ha="center", va="center", weight="bold")
@@ -145,7 +148,7 @@ class Canvas:
         spot = cv2.GaussianBlur(given, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT) * (2 * np.pi * sigma**2)
         limit = max(float(np.percentile(np.abs(spot), 99.7)), LEAST)
         level = (spot / limit).clip(-1, 1)
-        strength = (np.abs(level) ** 0.6)[..., None] * 0.85
+        strength = (((np.abs(level) - 0.06) / 0.94).clip(0, 1) ** 0.6)[..., None] * 0.85
         colour = colormaps["RdBu_r"](0.5 + 0.5 * level)[..., :3]
         self._photo(axes, "photo", (1 - strength) * self.pale + strength * colour)
         self._legend(axes, "RdBu_r", limit, "what is seen here gives the score")
@@ -178,16 +181,24 @@ class Canvas:
             if np.hypot(*towards) > 0.1 * ARROW * self._person(answer):
                 axes.annotate("", at + towards, at, arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.5,
                               "shrinkA": 0, "shrinkB": 0, "mutation_scale": 11}, zorder=4)  # fmt: skip
-        middle = np.median(points[:, 0])
-        for k in np.argsort(-gain)[:3]:
-            left = points[k, 0] < middle
-            axes.annotate(POINTS[k], points[k], (-9 if left else 9, 0), textcoords="offset points", fontsize=9.5,
-                          color=INK, ha="right" if left else "left", va="center", zorder=5, annotation_clip=False,
-                          bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8})  # fmt: skip
+        names = [(points[k], POINTS[k]) for k in np.argsort(-gain)[:3]]
+        self._names(axes, names, float(np.median(points[:, 0])))
         text = "the score gains, if the point moves along\nits arrow by 5 % of the person's height"
         if most < LEAST:
             text += f"\n(next to nothing: {most:.1g} at most)"
         self._legend(axes, _upper("YlOrRd"), limit, text, both=False)
+
+
+    def _names(self, axes: Any, named: list[tuple[np.ndarray, str]], middle: float) -> None:
+        """Names beside points, on the side away from the `middle` (x), none over another."""
+        apart = 0.055 * abs(self.frame[2] - self.frame[3])
+        lowest = {True: -np.inf, False: -np.inf}
+        for at, name in sorted(named, key=lambda one: one[0][1]):
+            left = bool(at[0] < middle)
+            y = lowest[left] = max(float(at[1]), lowest[left] + apart)
+            x = at[0] + (-1 if left else 1) * 0.75 * apart
+            axes.text(x, y, name, fontsize=9.5, color=INK, ha="right" if left else "left", va="center", zorder=5,
+                      bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8})  # fmt: skip
 
 
 def _upper(name: str) -> Any:
