@@ -20,7 +20,7 @@ import torch
 
 PEAKS = {"H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "H200": 989, "GH200": 989, "A100": 312}
 """TFLOP/s of dense bf16 products by data sheet; the first name that is part of the card's counts."""
-LONGEST, MOST = 8, 30  # a pass may take so many times `seconds`; rounds at most
+LONGEST, MOST = 7, 30  # a pass may take so many times `seconds`; rounds at most
 
 
 @dataclass

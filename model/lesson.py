@@ -85,7 +85,7 @@ def optimiser(lesson: Lesson, schedule: str, lr: float, weight_decay: float) -> 
     """`cosine`: AdamW. `paper`: Adam with eps 1e-5 and no decay, as the released weights were trained."""
     trained = [p for p in lesson.parameters() if p.requires_grad]
     if schedule == "paper":
-        return torch.optim.Adam(trained, lr=lr, eps=1e-5)
+        return torch.optim.Adam(trained, lr=lr, eps=1e-5, fused=True)
     return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
 
 

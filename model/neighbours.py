@@ -23,6 +23,7 @@ from torch import Tensor
 
 Search = Literal["direct", "expanded"]
 CHUNK = 1 << 21  # distances held at a time on a CPU (8 MB): more fall out of the cache
+GPU_CHUNK = 1 << 28  # on a GPU (1 GB)
 
 
 @torch.no_grad()
@@ -115,7 +116,8 @@ def _expanded(centres: Tensor, points: Tensor, count: int) -> Tensor:
     """
     batch, size, _ = centres.shape
     of_centres, of_points = centres.square().sum(-1), points.square().sum(-1)
-    rows = size if points.is_cuda else max(1, CHUNK // points.shape[1])
+    held = GPU_CHUNK if points.is_cuda else CHUNK
+    rows = max(1, held // (batch * points.shape[1]))
     found = torch.empty(batch, size, count, dtype=torch.long, device=points.device)
     with torch.autocast(points.device.type, enabled=False):  # in half precision every neighbour is wrong
         for part in (slice(start, start + rows) for start in range(0, size, rows)):

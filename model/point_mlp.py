@@ -72,9 +72,9 @@ def take(x: Tensor, index: Tensor) -> Tensor:
     """Rows of (B, N, C) at (B or 1, …): (B, …, C)."""
     if len(x) == 1:
         return x[0].index_select(0, index.reshape(-1)).view(*index.shape, -1)
-    if len(index) == 1:
-        return x[:, index[0]]
-    return x[torch.arange(len(x), device=x.device).view(-1, *[1] * (index.ndim - 1)), index]
+    first = torch.arange(len(x), device=x.device).view(-1, *[1] * (index.ndim - 1)) * x.shape[1]
+    flat = (index + first).reshape(-1)  # one index: its gradient is added up without sorting pairs of them
+    return x.reshape(-1, x.shape[2]).index_select(0, flat).view(len(x), *index.shape[1:], -1)
 
 
 class Stage(nn.Module):
