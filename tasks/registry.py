@@ -137,42 +137,6 @@ def register(
     return {"name": name, "version": version, "uri": f"models:/{name}/{version}"}
 
 
-def example_image() -> str:
-    """A grey JPEG of 32 x 48 pixels in base64, under 1 kB: the input example, and nobody's photo."""
-    from PIL import Image
-
-    data = io.BytesIO()
-    Image.new("RGB", (32, 48), (128, 128, 128)).save(data, "JPEG", quality=50)
-    return base64.b64encode(data.getvalue()).decode()
-
-
-@contextmanager
-def no_announcements() -> Iterator[None]:
-    """Keep `Successfully registered model` and `Created version` off the terminal; errors are raised as ever."""
-    from mlflow.utils.logging_utils import disable_logging, enable_logging
-
-    disable_logging()
-    try:
-        yield
-    finally:
-        enable_logging()
-
-
-@contextmanager
-def unasked_pip() -> Iterator[None]:
-    """Drop one warning: that pip has no version. An environment made by uv has no pip, and needs none."""
-    logger = logging.getLogger("mlflow.utils.environment")
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "installed pip version" not in record.getMessage()
-
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)
-
-
 def promote(name: str, version: str) -> None:
     """Give a version the alias `champion`; it stops being a challenger."""
     from mlflow import MlflowClient
