@@ -23,7 +23,7 @@ from model.detect import Box, Detector, box_from_points, make_detector, pick_lar
 from model.images import UnreadableImage, apply_affine, crop_person, decode, invert_affine
 from model.mesh_net import load_mesh_net
 
-VERSION = "1"
+VERSION = "2"
 """Raise it when the code below changes what comes out; it is part of `extractor_id`."""
 FOCAL = 1.2
 """Assumed focal length as a share of the photo's longer side (45° along it, a phone's main camera held
@@ -43,7 +43,7 @@ class MeshRow:
     pose: np.ndarray | None = None
     """(66,) float32 axis-angle, rad: root (turns the y-up body into the camera) and 21 body joints."""
     camera: np.ndarray | None = None
-    """(4,) float32 focal px, tx ty tz metres: posed p lies at f·(p+t).xy/(p+t).z + the photo's centre."""
+    """(6,) float32 focal px, tx ty tz metres, cx cy px: posed p lies at f·(p+t).xy/(p+t).z + c."""
     vertices: np.ndarray | None = None
     """(31425,) float16 metres: 10,475 × 3 in zero pose, without camera shift."""
     points: np.ndarray | None = None
@@ -76,10 +76,11 @@ def fit_camera(joints: np.ndarray, points: np.ndarray, focal: float) -> np.ndarr
     return shift
 
 
-def project(vertices: np.ndarray, camera: np.ndarray, width: int, height: int) -> np.ndarray:
+def project(vertices: np.ndarray, camera: np.ndarray) -> np.ndarray:
     """Posed vertices (..., 3) metres → photo px (..., 2) with a row's `camera`; float64."""
-    at = np.asarray(vertices, np.float64) + np.asarray(camera[1:], np.float64)
-    return float(camera[0]) * at[..., :2] / at[..., 2:] + np.array([width / 2, height / 2])
+    focal, *shift, x, y = np.asarray(camera, np.float64)
+    at = np.asarray(vertices, np.float64) + shift
+    return focal * at[..., :2] / at[..., 2:] + [x, y]
 
 
 class Extractor:
@@ -175,7 +176,7 @@ class Extractor:
                     box=drawn[i].astype(np.float32),
                     betas=betas[i].astype(np.float32),
                     pose=pose[i].astype(np.float32),
-                    camera=np.array([focal, *shift], np.float32),
+                    camera=np.array([focal, *shift, width / 2, height / 2], np.float32),
                     vertices=vertices[i],
                     points=points[i].astype(np.float32).ravel(),
                     volume=float(volume[i]),

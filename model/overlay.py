@@ -66,11 +66,12 @@ def overlay(
         betas, pose = (torch.from_numpy(np.array(v, np.float32))[None] for v in (row.betas, row.pose))
         with torch.no_grad():
             vertices, _ = body.posed(betas, pose)
-        vertices = vertices[0].cpu().numpy() + np.asarray(row.camera[1:])
-        if vertices[:, 2].min() > 0.05:  # nothing behind the camera can be drawn
-            pixels = project(vertices - np.asarray(row.camera[1:]), row.camera, width, height) * scale
+        vertices = vertices[0].cpu().numpy()
+        seen = vertices + np.asarray(row.camera[1:4])
+        if seen[:, 2].min() > 0.05:  # nothing behind the camera can be drawn
+            pixels = project(vertices, row.camera) * scale
             painted = picture.copy()
-            mask = _shade(painted, vertices, pixels, body.faces)[..., None] > 0
+            mask = _shade(painted, seen, pixels, body.faces)[..., None] > 0
             picture = np.where(mask, (alpha * painted + (1 - alpha) * picture).astype(np.uint8), picture)
         points = np.asarray(row.points, np.float64).reshape(15, 2) * scale
         dots = [tuple(int(v) for v in np.round(p)) for p in points.clip(-1e4, 1e4)]

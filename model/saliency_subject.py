@@ -128,7 +128,7 @@ def subject_of(predictor: Predictor, image: np.ndarray, row: MeshRow) -> Subject
             pose = matrix_to_axis_angle(net.mean_rotations).reshape(1, 66)
             joints = body.points15(body.posed(torch.zeros(1, 10), pose)[1])[0].cpu().numpy()
         assert row.camera is not None
-        average = apply_affine(matrix, project(joints, row.camera, image.shape[1], image.shape[0]))
+        average = apply_affine(matrix, project(joints, row.camera))
         neutral |= {"vertices": body.rest.cpu().clone(), "points": torch.from_numpy(average).float()}
         height = float((leaves["points"].amax(0) - leaves["points"].amin(0)).max())
     assert inputs.shift is not None

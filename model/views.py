@@ -131,12 +131,12 @@ def camera_shift(box: np.ndarray, camera: np.ndarray, width: int, height: int) -
     body model is at there is what our own camera sees, brought to that crop (spec of SMPLer-X, sections 1 and 6).
 
     Args:
-        box: (4,) person box, px. camera: (4,) focal px, tx ty tz metres, of a `mesh` row.
+        box: (4,) person box, px. camera: (6,) focal px, tx ty tz metres, cx cy px, of a `mesh` row.
     """
-    focal, shift = float(camera[0]), np.asarray(camera[1:], np.float64)
+    focal, shift, middle = float(camera[0]), np.asarray(camera[1:4], np.float64), np.asarray(camera[4:], np.float64)
     centre_x, centre_y, _, crop_height = (float(v) for v in person_rectangle(np.asarray(box), width, height))
     scale = REFERENCE_ROWS / crop_height  # crop px per photo px
-    at = focal * shift[:2] / shift[2] + np.array([width / 2, height / 2])  # of the body's origin, photo px
+    at = focal * shift[:2] / shift[2] + middle  # of the body's origin, photo px
     away = REFERENCE_FOCAL * shift[2] / (focal * scale)
     x, y = (at - [centre_x, centre_y]) * scale / REFERENCE_FOCAL * away
     return np.array([x, y, away], np.float32)

@@ -172,7 +172,7 @@ def parts_in_photo(
         vertices = body.posed(betas, pose)[0][0].cpu().numpy()
     depth = vertices[:, 2] + row.camera[3]
     if depth.min() > 0.05:  # nothing behind the camera can be drawn
-        uv = project(vertices, row.camera, photo[1], photo[0]) * [size[1] / photo[1], size[0] / photo[0]]
+        uv = project(vertices, row.camera) * [size[1] / photo[1], size[0] / photo[0]]
         pixels, faces, _ = rasterise(uv, depth, body.faces, (0, 0, size[1], size[0]))
         seen[pixels[:, 1], pixels[:, 0]] = owner[body.faces[faces, 0]]
     return seen

@@ -43,7 +43,7 @@ def read_inputs(
 
     vertices = np.zeros((len(ids), VERTICES, 3), np.float16)
     points = np.zeros((len(ids), 15, 2), np.float32)
-    seen = np.zeros((len(ids), 8), np.float32)  # box and camera
+    seen = np.zeros((len(ids), 10), np.float32)  # box and camera
     visible = np.zeros(len(ids), bool)
     bodies = read_shards(mesh, ["photo_id", "status", "vertices", "points", "box", "camera"])
     for batch in bodies.to_batches():

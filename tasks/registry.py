@@ -175,11 +175,11 @@ def listing() -> Any:
     client = MlflowClient()
     table = Table(title="registered models", title_justify="left")
     for head in ("model", "version", "alias", "stage", "git commit"):
-        table.add_column(head)
+        table.add_column(head, overflow="fold")  # a narrow terminal still shows names that can be copied
     for model in client.search_registered_models(filter_string="name LIKE 'physique-%'"):
         named = {str(version): alias for alias, version in model.aliases.items()}
         for version, alias in sorted(named.items()):
             tags = client.get_model_version(model.name, version).tags
-            commit, plus, changes = tags.get("git.commit", "").partition("+")
-            table.add_row(model.name, version, alias, tags.get("physique.stage"), commit[:12] + plus + changes)
+            commit, plus, _ = tags.get("git.commit", "").partition("+")  # `+`: of a tree with changes
+            table.add_row(model.name, version, alias, tags.get("physique.stage"), commit[:10] + plus)
     return table

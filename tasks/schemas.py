@@ -77,7 +77,7 @@ MESH = pa.schema(
         ("box", _VECTOR),  # px, x0 y0 x1 y1
         ("betas", _VECTOR),
         ("pose", _VECTOR),  # rad, axis-angle: root + 21 body joints
-        ("camera", _VECTOR),  # focal px, tx ty tz metres
+        ("camera", _VECTOR),  # focal px, tx ty tz metres, cx cy px (the principal point)
         ("vertices", pa.list_(pa.float16())),  # metres, zero pose, no camera shift
         ("points", _VECTOR),  # px, 15 x (x, y)
         ("volume", pa.float32()),  # m^3
@@ -131,7 +131,7 @@ _ONE_OF = {
 }
 _LENGTHS = {
     "preferences": {"preference": 5},
-    "mesh": {"box": 4, "betas": 10, "pose": 66, "camera": 4, "vertices": VERTICES * 3, "points": 30},
+    "mesh": {"box": 4, "betas": 10, "pose": 66, "camera": 6, "vertices": VERTICES * 3, "points": 30},
 }
 _UNIQUE = {
     "photos": ("photo_id",),

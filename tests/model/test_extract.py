@@ -18,7 +18,7 @@ from model.images import decode
 from model.mesh_net import load_mesh_net, save_mesh_net
 from tests.model_cases import encoded
 
-FIELDS = {"box": (4,), "betas": (10,), "pose": (66,), "camera": (4,), "points": (30,)}
+FIELDS = {"box": (4,), "betas": (10,), "pose": (66,), "camera": (6,), "points": (30,)}
 
 
 class Frame:
@@ -62,10 +62,10 @@ def some_joints(seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_a_known_camera_is_recovered(seed):
     joints, shift = some_joints(seed)
     focal = 300.0 + 100 * seed
-    points = project(joints, np.array([focal, *shift]), 640, 480)
+    points = project(joints, np.array([focal, *shift, 320, 240]))
     found = fit_camera(joints, points - [320, 240], focal)
     np.testing.assert_allclose(found, shift, atol=1e-6)
-    np.testing.assert_allclose(project(joints, np.array([focal, *found]), 640, 480), points, atol=1e-5)
+    np.testing.assert_allclose(project(joints, np.array([focal, *found, 320, 240])), points, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -74,10 +74,10 @@ def test_the_camera_is_the_best_in_pixels_where_points_are_not_exact(seed):
     rng = np.random.default_rng(seed)
     joints = rng.normal(0, [0.4, 0.4, 0.6], (15, 3))
     shift = np.array([0.2, -0.1, 0.6 - joints[:, 2].min()])
-    points = project(joints, np.array([400.0, *shift]), 0, 0) + rng.normal(0, 3.0, (15, 2))
+    points = project(joints, np.array([400.0, *shift, 0, 0])) + rng.normal(0, 3.0, (15, 2))
 
     def residual(t: np.ndarray) -> np.ndarray:
-        return (project(joints, np.array([400.0, *t]), 0, 0) - points).ravel()
+        return (project(joints, np.array([400.0, *t, 0, 0])) - points).ravel()
 
     found = (residual(fit_camera(joints, points, 400.0)) ** 2).sum()
     best = (least_squares(residual, shift).fun ** 2).sum()
@@ -93,12 +93,12 @@ def test_nobody_stands_behind_the_camera():
 
 
 def test_projection_is_a_pinholes():
-    camera = np.array([500.0, 0.5, -0.25, 2.0])
-    np.testing.assert_allclose(project(np.zeros((1, 3)), camera, 640, 480), [[320 + 125, 240 - 62.5]])
-    np.testing.assert_allclose(project(np.array([-0.5, 0.25, 7.0]), camera, 640, 480), [320, 240])
+    camera = np.array([500.0, 0.5, -0.25, 2.0, 320.0, 240.0])
+    np.testing.assert_allclose(project(np.zeros((1, 3)), camera), [[320 + 125, 240 - 62.5]])
+    np.testing.assert_allclose(project(np.array([-0.5, 0.25, 7.0]), camera), [320, 240])
     corners = np.random.default_rng(0).normal(0, 0.1, (2, 4, 3))
-    assert project(corners, camera, 640, 480).shape == (2, 4, 2)
-    np.testing.assert_allclose(project(corners, camera, 640, 480)[1], project(corners[1], camera, 640, 480))
+    assert project(corners, camera).shape == (2, 4, 2)
+    np.testing.assert_allclose(project(corners, camera)[1], project(corners[1], camera))
 
 
 def test_every_photo_gets_its_row(extractor, files):
@@ -150,7 +150,8 @@ def test_the_numbers_of_a_row_belong_together(extractor, files):
         seen = row.points.reshape(15, 2)
         assert (joints[:, 2] + row.camera[3]).min() > 0.29
         shift = fit_camera(joints, seen - [width / 2, height / 2], float(row.camera[0]))
-        np.testing.assert_allclose(row.camera[1:], shift, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(row.camera[1:4], shift, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(row.camera[4:], [width / 2, height / 2])
 
 
 def test_the_body_lies_on_the_person(body_file, net_folder, mannequins):
@@ -161,7 +162,7 @@ def test_the_body_lies_on_the_person(body_file, net_folder, mannequins):
         assert row.status == "ok"
         far.append(np.linalg.norm(row.points.reshape(15, 2) - shot.truth["points"], axis=1).mean())
         vertices, _ = extractor.body.posed(torch.from_numpy(row.betas)[None], torch.from_numpy(row.pose)[None])
-        skin = project(vertices[0].numpy(), row.camera, 192, 256)
+        skin = project(vertices[0].numpy(), row.camera)
         box = Box(*(float(v) for v in (*skin.min(0), *skin.max(0))), 1.0)
         shares.append(overlap(box, Box(*map(float, shot.truth["box"]), 1.0)))
     assert np.median(far) < 4  # px

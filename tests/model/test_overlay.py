@@ -14,8 +14,8 @@ from tasks.mannequins.scene import sample_scene
 
 def row_of(truth: dict, scale: float = 1.0) -> MeshRow:
     """The row of an extractor that is never wrong, of the photo `scale` times as large."""
-    camera = np.array(truth["camera"], np.float32)
-    camera[0] *= scale
+    camera = np.array([*truth["camera"], SIZE[0] / 2, SIZE[1] / 2], np.float32)
+    camera[[0, 4, 5]] *= scale
     return MeshRow(
         "ok",
         box=truth["box"] * np.float32(scale),

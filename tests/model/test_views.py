@@ -135,15 +135,15 @@ def test_a_squashed_square_has_no_bars():
 def test_the_camera_of_smpler_x_sees_the_body_where_ours_does():
     """A point of the body lies at the same place of the crop, by our camera and by the one that is assumed."""
     width, height = 640, 960
-    box, camera = np.array([200.0, 200.0, 420.0, 760.0]), np.array([1150.0, -0.1, 0.2, 3.5])
+    box, camera = np.array([200.0, 200.0, 420.0, 760.0]), np.array([1150.0, -0.1, 0.2, 3.5, 330.0, 470.0])
     shift = camera_shift(box, camera, width, height).astype(np.float64)
     from model.images import person_rectangle
 
     x, y, _, rows = person_rectangle(box, width, height)
     scale = 256 / rows
     for offset in ([0, 0, 0], [0.3, 0, 0], [0, -0.8, 0]):
-        at = camera[1:] + offset
-        ours = (camera[0] * at[:2] / at[2] + [width / 2, height / 2] - [x, y]) * scale
+        at = camera[1:4] + offset
+        ours = (camera[0] * at[:2] / at[2] + camera[4:] - [x, y]) * scale
         there = shift + offset
         np.testing.assert_allclose(5000 * there[:2] / there[2], ours, atol=0.5)
     assert 5 < shift[2] < 56

@@ -24,7 +24,7 @@ def meshes(**changes) -> list[dict]:
     numbers = np.random.default_rng(1)
     found = {
         "photo_id": A, "status": "ok", "box": [0.0, 0.0, 10.0, 20.0], "betas": [0.5] * 10, "pose": [0.1] * 66,
-        "camera": [500.0, 0.0, 0.0, 3.0], "vertices": numbers.normal(size=31425).astype(np.float16),
+        "camera": [500.0, 0.0, 0.0, 3.0, 320.0, 240.0], "vertices": numbers.normal(size=31425).astype(np.float16),
         "points": [1.0] * 30, "volume": 0.07, "extractor": "test", "reason": None,
     }  # fmt: skip
     nobody = dict.fromkeys(found) | {
