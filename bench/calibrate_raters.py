@@ -17,7 +17,8 @@ import torch
 
 from model import metrics, personal
 from model.basis import GENERIC, fit_basis
-from model.body import build_standin, load_body, measure
+from model.body import build_standin, load_body
+from model.measure import measure
 from model.scores import DIMENSIONS
 from tasks.mannequins.raters import simulate
 from tasks.mannequins.scene import sample_person

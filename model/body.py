@@ -21,7 +21,7 @@ import torch
 
 from model.standin import BETAS, VERTICES, build_standin
 
-__all__ = ["BETAS", "POINTS15", "Body", "build_standin", "load_body", "measure", "points15"]
+__all__ = ["BETAS", "POINTS15", "Body", "build_standin", "load_body", "points15"]
 
 ARRAYS = (
     *("v_template", "f", "shapedirs", "posedirs", "weights", "J_regressor", "kintree_table"),
@@ -34,14 +34,11 @@ POINTS15 = (0, 1, 2, 4, 5, 7, 8, 12, 16, 17, 18, 19, 20, 21)
 """Indices into the 144 joints: pelvis, L/R hip, knee, ankle, neck, L/R shoulder, elbow, wrist; the 15th point is
 the middle of the eyes, joints 57 (left) and 56 (right)."""
 
-_STILL = {
-    **{"expression": 10, "jaw_pose": 3, "leye_pose": 3, "reye_pose": 3, "transl": 3},
+_SIZES = {
+    **{"global_orient": 3, "body_pose": 63, "jaw_pose": 3, "leye_pose": 3, "reye_pose": 3},
     **{"left_hand_pose": 45, "right_hand_pose": 45},
 }
-"""What always stays zero, and its size."""
-
-DENSITY = 985.0
-"""kg per cubic metre of a body at the end of a normal breath."""
+"""The parts of a full pose in smplx's order, and their size: 165 numbers."""
 
 
 def open_body(path: Path) -> np.lib.npyio.NpzFile:
@@ -75,47 +72,54 @@ def _plain_file(path: Path, folder: Path) -> Path:
 
 
 class Body(torch.nn.Module):
-    """SMPL-X with 10 betas. Poses are (B, 66) axis-angle in radians: root, then the 21 body joints."""
+    """SMPL-X with 10 betas and 10 expressions. Poses are axis-angle in radians: (B, 66) root and 21 body joints, or
+    (B, 165) with jaw, eyes and hands after them, in smplx's order; hands are added to the model's mean hand."""
 
     def __init__(self, layer: torch.nn.Module):
         super().__init__()
         self.layer = layer
         self.faces = np.asarray(layer.faces, dtype=np.int64)
         self.register_buffer("triangles", torch.as_tensor(self.faces), persistent=False)
-        probes = torch.cat([torch.zeros(1, 10), torch.eye(10)])
-        rest, _ = self.posed(probes, torch.zeros(11, 66))
+        probes = torch.cat([torch.zeros(1, 20), torch.eye(20)])
+        rest, _ = self.posed(probes[:, :10], torch.zeros(21, 66), probes[:, 10:])
         self.register_buffer("rest", rest[0].contiguous(), persistent=False)
-        self.register_buffer("directions", (rest[1:] - rest[0]).reshape(10, -1).contiguous(), persistent=False)
+        moves = (rest[1:] - rest[0]).reshape(20, -1)
+        self.register_buffer("directions", moves[:10].contiguous(), persistent=False)
+        self.register_buffer("grimaces", moves[10:].contiguous(), persistent=False)
 
-        shape = layer.shapedirs[:, :, :10]
+        shape = torch.cat([layer.shapedirs[:, :, :10], layer.expr_dirs[:, :, :10]], -1)
         self.register_buffer("template", layer.v_template, persistent=False)
-        self.register_buffer("shape_directions", shape.permute(2, 0, 1).reshape(10, -1), persistent=False)
+        self.register_buffer("shape_directions", shape.permute(2, 0, 1).reshape(20, -1).contiguous(), persistent=False)
         self.register_buffer("centres", layer.J_regressor @ layer.v_template, persistent=False)
         moved = torch.einsum("jv,vck->kjc", layer.J_regressor, shape)
-        self.register_buffer("centre_directions", moved.reshape(10, -1), persistent=False)
+        self.register_buffer("centre_directions", moved.reshape(20, -1), persistent=False)
         self.has_pose_directions = bool(layer.posedirs.any())
+        eyes = layer.vertex_joint_selector.extra_joints_idxs[1:3]
+        self.register_buffer("eyes", eyes.clone(), persistent=False)
 
     @property
     def device(self) -> torch.device:
         return self.layer.v_template.device
 
-    def zero_pose(self, betas: torch.Tensor) -> torch.Tensor:
-        """(B, 10) betas -> (B, 10475, 3) vertices in metres with all rotations zero, hands at their mean pose."""
+    def zero_pose(self, betas: torch.Tensor, expression: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, 10) betas and (B, 10) expression (without it 0) -> (B, 10475, 3) vertices in metres with all rotations
+        zero, hands at their mean pose."""
         moved = betas.to(self.rest) @ self.directions
+        if expression is not None:
+            moved = moved + expression.to(self.rest) @ self.grimaces
         return self.rest + moved.reshape(len(betas), -1, 3)
 
-    def posed(self, betas: torch.Tensor, pose: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, 10), (B, 66) -> vertices (B, 10475, 3) and smplx's 144 joints (B, 144, 3), metres."""
+    def posed(
+        self, betas: torch.Tensor, pose: torch.Tensor, expression: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 10) betas, (B, 66 or 165) pose, (B, 10) expression -> vertices (B, 10475, 3) and smplx's 144 joints
+        (B, 144, 3), metres."""
         like = self.layer.v_template
-        betas, pose = betas.to(like), pose.to(like)
+        parts = dict(zip(_SIZES, _full(pose.to(like)).split(list(_SIZES.values()), 1)))
         n = len(betas)
-        out = self.layer(
-            betas=betas,
-            global_orient=pose[:, :3],
-            body_pose=pose[:, 3:66],
-            return_shaped=False,
-            **{name: like.new_zeros(n, size) for name, size in _STILL.items()},
-        )
+        expression = like.new_zeros(n, 10) if expression is None else expression.to(like)
+        still = like.new_zeros(n, 3)
+        out = self.layer(betas=betas.to(like), expression=expression, transl=still, return_shaped=False, **parts)
         return out.vertices, out.joints
 
     def figure(self, betas: torch.Tensor, pose: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,35 +128,70 @@ class Body(torch.nn.Module):
         The same skinning (test: equal to smplx within 0.01 mm) without face landmarks, and without pose blend shapes
         where the file has none but zeros, which is most of the work.
         """
-        from smplx.lbs import batch_rigid_transform, batch_rodrigues
-
-        layer, like = self.layer, self.rest
-        betas, pose = betas.to(like), pose.to(like)
-        n = len(betas)
-        full = torch.cat([pose, pose.new_zeros(n, 99)], 1) + layer.pose_mean
-        turns = batch_rodrigues(full.reshape(-1, 3)).reshape(n, 55, 3, 3)
-        shaped = self.template + (betas @ self.shape_directions).reshape(n, -1, 3)
-        centres = self.centres + (betas @ self.centre_directions).reshape(n, 55, 3)
-        if self.has_pose_directions:
-            feature = (turns[:, 1:] - torch.eye(3, device=like.device)).reshape(n, -1)
-            shaped = shaped + (feature @ layer.posedirs).reshape(n, -1, 3)
-        joints, moves = batch_rigid_transform(turns, centres, layer.parents)
-        skin = layer.lbs_weights @ moves[:, :, :3].reshape(n, 55, 12)
-        vertices = torch.stack(
-            [(skin[:, :, 4 * k : 4 * k + 3] * shaped).sum(-1) + skin[:, :, 4 * k + 3] for k in range(3)], -1
-        )
-        eyes = vertices[:, layer.vertex_joint_selector.extra_joints_idxs[1:3]].mean(1, keepdim=True)
+        turns, joints, moves = self._chain(betas, pose, None)
+        vertices = self._skinned(betas, None, turns, moves, slice(None))
+        eyes = vertices[:, self.eyes].mean(1, keepdim=True)
         return vertices, torch.cat([joints[:, list(POINTS15)], eyes], 1)
 
+    def landmarks(self, betas: torch.Tensor, pose: torch.Tensor, expression: torch.Tensor | None = None) -> torch.Tensor:
+        """What graph points are made of (B, 16, 3), metres: the 14 joints and both eyes of `posed`, with two vertices
+        skinned instead of 10,475."""
+        turns, joints, moves = self._chain(betas, pose, expression)
+        eyes = self._skinned(betas, expression, turns, moves, self.eyes)
+        return torch.cat([joints[:, list(POINTS15)], eyes], 1)
+
+    def _chain(
+        self, betas: torch.Tensor, pose: torch.Tensor, expression: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rotations (B, 55, 3, 3), joints (B, 55, 3) and how each joint moves its skin (B, 55, 4, 4)."""
+        from smplx.lbs import batch_rigid_transform, batch_rodrigues
+
+        n = len(betas)
+        turns = batch_rodrigues((_full(pose.to(self.rest)) + self.layer.pose_mean).reshape(-1, 3)).reshape(n, 55, 3, 3)
+        centres = self.centres + (_shape(betas, expression, self.rest) @ self.centre_directions).reshape(n, 55, 3)
+        joints, moves = batch_rigid_transform(turns, centres, self.layer.parents)
+        return turns, joints, moves
+
+    def _skinned(
+        self,
+        betas: torch.Tensor,
+        expression: torch.Tensor | None,
+        turns: torch.Tensor,
+        moves: torch.Tensor,
+        which: torch.Tensor | slice,
+    ) -> torch.Tensor:
+        """Posed vertices (B, n, 3), those of `which`."""
+        layer, n = self.layer, len(betas)
+        directions = self.shape_directions.view(20, -1, 3)[:, which].flatten(1)
+        shaped = self.template[which] + (_shape(betas, expression, self.rest) @ directions).reshape(n, -1, 3)
+        if self.has_pose_directions:
+            feature = (turns[:, 1:] - torch.eye(3, device=turns.device)).reshape(n, -1)
+            pushed = layer.posedirs.view(486, -1, 3)[:, which].flatten(1)
+            shaped = shaped + (feature @ pushed).reshape(n, -1, 3)
+        skin = layer.lbs_weights[which] @ moves[:, :, :3].reshape(n, 55, 12)
+        return torch.stack([(skin[:, :, 4 * k : 4 * k + 3] * shaped).sum(-1) + skin[:, :, 4 * k + 3] for k in range(3)], -1)
+
     def volume(self, vertices: torch.Tensor) -> torch.Tensor:
-        """(B, 10475, 3) metres -> (B,) enclosed volume in cubic metres (signed tetrahedra)."""
-        centred = vertices - vertices.mean(1, keepdim=True)
-        a, b, c = (centred[:, self.triangles[:, k]] for k in range(3))
-        return (a * torch.linalg.cross(b, c)).sum((1, 2)) / 6.0
+        """(B, 10475, 3) metres -> (B,) enclosed volume in cubic metres, float64 (the divergence of x, as trimesh's)."""
+        a, b, c = (vertices[:, self.triangles[:, k]].double() for k in range(3))
+        u, v = b - a, c - a
+        along = u[..., 1] * v[..., 2] - u[..., 2] * v[..., 1]
+        return (along * (a + b + c)[..., 0]).sum(1) / 6.0
 
     def points15(self, joints: torch.Tensor) -> torch.Tensor:
         """See `points15`."""
         return points15(joints)
+
+
+def _full(pose: torch.Tensor) -> torch.Tensor:
+    """(B, 66 or 165) -> (B, 165): jaw, eyes and hands that are not given stay still."""
+    return torch.cat([pose, pose.new_zeros(len(pose), 165 - pose.shape[1])], 1)
+
+
+def _shape(betas: torch.Tensor, expression: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    """(B, 20) betas and expression."""
+    betas = betas.to(like)
+    return torch.cat([betas, torch.zeros_like(betas) if expression is None else expression.to(like)], 1)
 
 
 def points15(joints: torch.Tensor) -> torch.Tensor:
@@ -179,72 +218,9 @@ def load_body(path: Path | str, device: torch.device | str = "cpu") -> Body:
             flat_hand_mean=False,
             num_betas=10,
             num_expression_coeffs=10,
-            **{f"create_{name}": False for name in ("betas", "global_orient", "body_pose", *_STILL)},
+            **{f"create_{name}": False for name in ("betas", "expression", "transl", *_SIZES)},
         )
     for parameter in layer.parameters():
         parameter.requires_grad_(False)
     with torch.no_grad():
         return Body(layer).to(device).eval()
-
-
-def _girth(points: torch.Tensor) -> torch.Tensor:
-    """(B, N, 2) -> (B,) perimeter of the convex hull: the mean width over all directions times pi (Cauchy)."""
-    angle = torch.arange(48, device=points.device) * (torch.pi / 48)
-    along = points @ torch.stack([angle.cos(), angle.sin()]).to(points)
-    return (along.amax(1) - along.amin(1)).mean(1) * torch.pi
-
-
-def _band(body: Body, joints: tuple[int, ...], axis: int, at: float, reach: float) -> torch.Tensor:
-    """Numbers of the vertices that belong mostly to `joints` and lie within `reach` of `at` along `axis`."""
-    mine = body.layer.lbs_weights[:, list(joints)].sum(1) > 0.5
-    near = (body.rest[:, axis] - at).abs() < reach
-    return torch.nonzero(mine & near).flatten()
-
-
-@torch.no_grad()
-def measure(body: Body, betas: torch.Tensor | np.ndarray) -> dict[str, np.ndarray]:
-    """Measures bodies with tape and scales, in zero pose.
-
-    betas (B, 10) -> arrays (B,), float64: height, chest, waist, hips (girths, m), shoulder_width (between the
-    shoulder joints, m), hip_width, waist_width (m), leg_length (hip joint to sole, m), arm_length (shoulder to wrist
-    joint, m), limb_girth (mean of upper arm and calf, m), volume (m3), mass (kg), bmi (kg/m2), and the ratios
-    waist_hip, shoulder_waist, chest_waist, leg_height and muscularity (limb girth over waist girth).
-    """
-    betas = torch.as_tensor(np.asarray(betas, dtype=np.float32), device=body.device).reshape(-1, 10)
-    v = body.zero_pose(betas)
-    joints = torch.einsum("jv,bvc->bjc", body.layer.J_regressor, v)
-    rest = body.layer.J_regressor @ body.rest
-    trunk, y = (0, 3, 6, 9), 1
-
-    def level(low: int, high: int, share: float) -> float:
-        return float(rest[low, y] + share * (rest[high, y] - rest[low, y]))
-
-    def girth(vertices: torch.Tensor, axes: list[int]) -> torch.Tensor:
-        return _girth(v[:, vertices][:, :, axes])
-
-    chest = _band(body, trunk, y, level(6, 9, 0.80), 0.025)
-    waist = _band(body, trunk, y, level(0, 9, 0.36), 0.025)
-    hips = _band(body, (0, 1, 2), y, level(0, 1, 0.60), 0.025)
-    arm = _band(body, (16,), 0, float(rest[16, 0] + 0.5 * (rest[18, 0] - rest[16, 0])), 0.03)
-    calf = _band(body, (4,), y, level(4, 7, 0.32), 0.03)
-    out = {
-        "height": v[:, :, y].amax(1) - v[:, :, y].amin(1),
-        "chest": girth(chest, [0, 2]),
-        "waist": girth(waist, [0, 2]),
-        "hips": girth(hips, [0, 2]),
-        "shoulder_width": (joints[:, 16] - joints[:, 17]).norm(dim=1),
-        "hip_width": v[:, hips, 0].amax(1) - v[:, hips, 0].amin(1),
-        "waist_width": v[:, waist, 0].amax(1) - v[:, waist, 0].amin(1),
-        "leg_length": joints[:, 1, y] - v[:, :, y].amin(1),
-        "arm_length": (joints[:, 20] - joints[:, 16]).norm(dim=1),
-        "limb_girth": 0.5 * (girth(arm, [1, 2]) + girth(calf, [0, 2])),
-        "volume": body.volume(v),
-    }
-    out["mass"] = out["volume"] * DENSITY
-    out["bmi"] = out["mass"] / out["height"] ** 2
-    out["waist_hip"] = out["waist"] / out["hips"]
-    out["shoulder_waist"] = out["shoulder_width"] / out["waist_width"]
-    out["chest_waist"] = out["chest"] / out["waist"]
-    out["leg_height"] = out["leg_length"] / out["height"]
-    out["muscularity"] = out["limb_girth"] / out["waist"]
-    return {name: value.double().cpu().numpy() for name, value in out.items()}

@@ -83,7 +83,7 @@ def photos(
     unreadable: float = UNREADABLE,
 ) -> Iterator[Photo]:
     """Renders photos `start` .. `stop` - 1 in memory, in order. Give a `renderer` to load the body model only once."""
-    from model.body import measure
+    from model.measure import measure
     from tasks.mannequins.render import Renderer
 
     renderer = renderer or Renderer(body_path)

@@ -11,8 +11,9 @@ import torch
 from scipy.spatial import ConvexHull, cKDTree
 from torch import Tensor
 
-from model.body import ARRAYS, BETAS, DENSITY, POINTS15, Body, load_body, measure, points15
+from model.body import ARRAYS, BETAS, POINTS15, Body, load_body, points15
 from model.graph import MIRRORED
+from model.measure import DENSITY, measure
 from model.standin_shape import TWINS
 
 FIELDS = {

@@ -13,8 +13,9 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from model.body import Body, measure
+from model.body import Body
 from model.images import UnreadableImage, decode
+from model.measure import measure
 from tasks.mannequins.photos import MEASURES, SIZE, Photo, kind_of, make_photos, photos, training_crops, truth_table
 from tasks.mannequins.render import Renderer, View, project
 from tasks.mannequins.scene import POSTURE, Scene, sample_pose, sample_scene, turn
