@@ -31,8 +31,8 @@ from torch.serialization import safe_globals
 
 from model.body import VERTICES, Body
 from model.checkpoint import file_hash
-from model.mesh_row import MeshRow
 from model.images import apply_affine, invert_affine, person_rectangle
+from model.mesh_row import MeshRow
 from model.pose_graph import PIXELS
 from model.state_files import BadCheckpoint, first_line
 from model.views import REFERENCE_FOCAL, REFERENCE_ROWS

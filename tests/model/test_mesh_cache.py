@@ -13,9 +13,9 @@ import torch
 
 from model.body import Body, points15
 from model.checkpoint import file_hash
-from model.mesh_row import MeshRow, project
 from model.images import apply_affine, invert_affine, person_rectangle
 from model.mesh_cache import MeshCache, square_matrix
+from model.mesh_row import MeshRow, project
 from model.state_files import BadCheckpoint
 from model.views import camera_shift, square
 
