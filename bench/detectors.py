@@ -1,6 +1,7 @@
 """Precision and recall of the person detectors: what `mesh.detector: auto` was decided by.
 
     uv run python bench/detectors.py --photos 300 --street ../shared/data/street/bus.jpg
+    uv run python bench/detectors.py --also onnx yolo11n.onnx       # beside them, one that needs a weights file
 
 Mannequin photos of another seed than the cohort's, so the mesh network has not seen them. A box counts as a
 hit when it overlaps the true one by half (intersection over union); a photo with nobody in it counts as a
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=77)
     parser.add_argument("--street", type=Path)
     parser.add_argument("--portraits", type=Path, help="folder of photos without whole bodies")
+    parser.add_argument("--also", nargs=2, action="append", default=[], metavar=("DETECTOR", "WEIGHTS"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
     cases = list(mannequins(asked.body, asked.photos, asked.seed))
@@ -59,8 +61,8 @@ def main() -> None:
     people = [Box(*map(float, box), 1.0) for box in STREET.get(asked.street.name, [])] if asked.street else []
     portraits = sorted(asked.portraits.glob("*.jpg")) if asked.portraits else []
     table = Table("detector", "precision", "recall", "false alarms", "ms", "street: hits / boxes", "portraits found")
-    for name in ("hog", "presence", "auto"):
-        detector = make_detector(name, net)
+    for name, weights in (("hog", None), ("presence", None), ("auto", None), *asked.also):
+        detector = make_detector(name, net, weights)
         hits = boxes = alarms = 0
         started = time.perf_counter()
         for image, truth in cases:

@@ -1,7 +1,8 @@
 """Where is a person? One small interface, and the detectors that need no downloaded weights.
 
-Notable: a detector is any callable from an (H, W, 3) uint8 RGB photo to boxes with scores; who adds another
-(a torchvision model, an ONNX file) adds a class here and a line to `make_detector`.
+Notable: a detector is any callable from an (H, W, 3) uint8 RGB photo to boxes with scores. Those that run
+somebody's weights are in `model/detect_torchvision.py` and `model/detect_onnx.py`; who adds another adds a
+class and a line to `make_detector`.
 
     python bench/detectors.py
 """
@@ -9,6 +10,7 @@ Notable: a detector is any callable from an (H, W, 3) uint8 RGB photo to boxes w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -220,16 +222,37 @@ class AutoDetector:
         return self.presence.whole(image) or self.hog(image) or self.presence(image)
 
 
-def make_detector(name: str, net: MeshNet) -> Detector:
-    """The detector of a setting: `auto`, `hog` or `presence`.
+def make_detector(
+    name: str, net: MeshNet | None, weights: str | Path | None = None, device: str = "cpu"
+) -> Detector:
+    """The detector of a setting: `auto`, `hog`, `presence`, `onnx` or `torchvision:MODEL`.
+
+    Args:
+        net: what `auto` and `presence` look with; the others need none.
+        weights: local file of `onnx` and `torchvision:MODEL`; the others read none.
+        device: where those two run; `net` stays where it is.
 
     Raises:
-        ValueError: another name.
+        ValueError: another name, no `net` or no `weights` where they are needed, or weights that cannot be used.
+        ModuleNotFoundError: `onnx` without onnxruntime.
     """
+    kind, _, model = name.partition(":")
     if name == "hog":
         return HogDetector()
-    if name == "presence":
-        return PresenceDetector(net)
-    if name == "auto":
-        return AutoDetector(HogDetector(), PresenceDetector(net))
-    raise ValueError(f"mesh.detector is {name!r}; it can be auto, hog or presence")
+    if name in ("auto", "presence"):
+        if net is None:
+            raise ValueError(f"mesh.detector is {name!r}, which looks with the mesh network, and none is given")
+        presence = PresenceDetector(net)
+        return presence if name == "presence" else AutoDetector(HogDetector(), presence)
+    if name == "onnx" or (kind == "torchvision" and model):
+        if not weights:
+            raise ValueError(f"mesh.detector is {name!r}, which needs a file of weights, and none is given")
+        # these import what the other detectors do not need
+        if name == "onnx":
+            from model.detect_onnx import OnnxDetector
+
+            return OnnxDetector(weights, device)
+        from model.detect_torchvision import TorchvisionDetector
+
+        return TorchvisionDetector(model, weights, device)
+    raise ValueError(f"mesh.detector is {name!r}; it can be auto, hog, presence, onnx or torchvision:MODEL")

@@ -90,7 +90,8 @@ def test_detectors_by_name(net, name):
 
 
 def test_a_detector_that_does_not_exist(net):
-    with pytest.raises(ValueError, match=r"^mesh\.detector is 'yolo'; it can be auto, hog or presence$"):
+    said = r"^mesh\.detector is 'yolo'; it can be auto, hog, presence, onnx or torchvision:MODEL$"
+    with pytest.raises(ValueError, match=said):
         make_detector("yolo", net)
 
 
