@@ -22,12 +22,66 @@ MAX_PIXELS = 120_000_000
 """Largest photo that is decoded (a decoded pixel costs 3–4 bytes; phones make 12–108 megapixels)."""
 MIN_SIDE = 16
 """A photo narrower or lower than this (px) shows no body."""
+MAX_ASPECT = 8
+"""A photo's longer side over its shorter. Beyond, OpenCV breaks: its people detector reads past the end of a
+photo lower than a tenth of its width, and its warp takes sides under 32,768 px (√(8 · 120e6) = 30,984)."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""What Pillow may recognise: pictures only (no EPS, which starts another program)."""
 GROWTH = 1.25
 """Context kept around a person box (spec §1.4)."""
 
 
 class UnreadableImage(ValueError):
     """The bytes are no photo that can be used; `str()` is the reason, one line."""
+
+
+def opened(data: bytes) -> Image.Image:
+    """The picture in `data`, its header read and no pixel decoded.
+
+    Raises:
+        UnreadableImage: empty, not an image, or far over `MAX_PIXELS`.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise UnreadableImage("empty file (0 bytes)")
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]  # some builds of Pillow lack some
+    try:
+        with warnings.catch_warnings():  # Pillow warns of large images; `decode` has its own limit
+            warnings.simplefilter("ignore")
+            return Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError:
+        raise UnreadableImage("not an image (no known picture format)") from None
+    except Image.DecompressionBombError:
+        raise UnreadableImage(f"too large: more than {MAX_PIXELS / 1e6:.0f} megapixels") from None
+    except Exception as error:  # parsers of rare formats raise struct.error, SyntaxError, ... on bad headers
+        raise _damaged(error) from None
+
+
+def orientation(image: Image.Image) -> int:
+    """How an opened picture lies, 1–8 as in EXIF (or XMP); 1, upright, where that block says nothing sensible."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            turn = Image.Image.getexif(image).get(0x0112, 1)  # PNG's own method would decode the pixels
+            return turn if turn in _TURNS else 1
+    except Exception:  # a malformed EXIF block says nothing about the pixels: they are kept as stored
+        return 1
+
+
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""EXIF orientation → Pillow's name of what makes it upright."""
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -37,22 +91,10 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     converted, transparency is laid over white, and of an animation the first frame is taken.
 
     Raises:
-        UnreadableImage: empty, not an image, truncated, over `max_pixels`, or a side under 16 px.
+        UnreadableImage: empty, not an image, truncated, over `max_pixels`, a side under 16 px, or one side
+            more than 8 times the other.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    if not data:
-        raise UnreadableImage("empty file (0 bytes)")
-    try:
-        with warnings.catch_warnings():  # Pillow warns of large images; the limit below decides
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        raise UnreadableImage("not an image (no known picture format)") from None
-    except Image.DecompressionBombError:
-        raise UnreadableImage(f"too large: more than {max_pixels / 1e6:.0f} megapixels") from None
-    except Exception as error:  # parsers of rare formats raise struct.error, SyntaxError, ... on bad headers
-        raise _damaged(error) from None
+    image = opened(data)
     width, height = image.size
     if width * height > max_pixels:
         raise UnreadableImage(
@@ -60,18 +102,16 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         )
     if min(width, height) < MIN_SIDE:
         raise UnreadableImage(f"too small: {width}×{height} px, at least {MIN_SIDE}×{MIN_SIDE} are needed")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UnreadableImage(f"too long: {width}×{height} px, one side is over {MAX_ASPECT} times the other")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.seek(0)
             image.load()
+            return _to_rgb(_upright(image))
     except Exception as error:  # any decoder's failure in the pixel data means the same to us
         raise _damaged(error) from None
-    try:
-        image = ImageOps.exif_transpose(image)
-    except Exception:  # a malformed EXIF block says nothing about the pixels: they are kept as stored
-        image = image.copy()
-    return _to_rgb(image)
 
 
 def _damaged(error: Exception) -> UnreadableImage:
@@ -80,12 +120,19 @@ def _damaged(error: Exception) -> UnreadableImage:
     return UnreadableImage(f"{'truncated' if cut else 'damaged'} picture ({text})")
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    turn = orientation(image)  # of a TIFF that is loaded it is 1: Pillow has turned it
+    return image.transpose(Image.Transpose[_TURNS[turn]]) if turn != 1 else image
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow clips these on convert, so a 16-bit grey photo would come out white.
-        values = np.asarray(image, np.float32)
+        values = np.nan_to_num(np.asarray(image, np.float32), nan=0, posinf=0, neginf=0)  # dead pixels are black
         top = float(values.max(initial=0.0))
         scale = 255.0 if image.mode == "F" and top <= 1.0 else 1.0 if top <= 255.0 else 1.0 / 257.0
         if image.mode.startswith("I;16"):

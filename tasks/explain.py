@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tasks.printable import printable
+
 ARROWS = "→↗↑↖←↙↓↘"
 MOST = 3
 """So many points and parts are named."""
@@ -36,7 +38,7 @@ def explain_file(photo: Path, user: str | None, out: Path | None, as_json: bool)
         image = np.asarray(decode(data))
     except (OSError, UnreadableImage) as error:
         why = error.strerror or error if isinstance(error, OSError) else error
-        print(f"physique: {photo}: {why}", file=sys.stderr)
+        print(f"physique: {printable(photo)}: {why}", file=sys.stderr)
         return 1
     import torch
 
@@ -53,7 +55,7 @@ def explain_file(photo: Path, user: str | None, out: Path | None, as_json: bool)
         print(f"physique: user {user!r} is not in the bank; explained as for a new user", file=sys.stderr)
     if answer.status != "ok":
         why = answer.row.reason or "no person found"
-        print(f"physique: {photo}: {why}; explained from the image alone", file=sys.stderr)
+        print(f"physique: {printable(photo)}: {why}; explained from the image alone", file=sys.stderr)
     shown = explain(predictor, image, answer, user)
     told = Told(shown, image, answer, predictor)
     draw(shown, image, answer, predictor, told.titles()).save(out)
@@ -61,8 +63,8 @@ def explain_file(photo: Path, user: str | None, out: Path | None, as_json: bool)
         about = {"photo": str(photo), "user": user, "known_user": bool(answer.known), "status": answer.status}
         print(json.dumps(about | {"picture": str(out), "dimensions": told.plain()}))
     else:
-        told.table(f"{photo.name} for {user or 'a new user'}")
-        print(f"picture: {out}")
+        told.table(printable(f"{photo.name} for {user or 'a new user'}"))
+        print(f"picture: {printable(out)}")
     return 0
 
 
@@ -113,13 +115,14 @@ class Told:
     def table(self, title: str) -> None:
         """Print it: a small table per dimension."""
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
         console = Console()
         for d, name in enumerate(self.shown.dimensions):
             given = self.shown.given[d]
             total = max(float(np.abs(given).sum()), 1e-12)
-            head = f"{name} {self._score(d)}: {title}; a neutral photo gets {self.shown.neutral[d]:.1f}"
+            head = f"{name} {self._score(d)}: {escape(title)}; a neutral photo gets {self.shown.neutral[d]:.1f}"
             table = Table(title=head, title_justify="left")
             for column, side in (("", "left"), ("gave", "right"), ("share", "right"), ("where most", "left")):
                 table.add_column(column, justify=side)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from model.scores import DIMENSIONS
+from tasks.printable import printable
 
 
 def predict_files(photos: list[Path], user: str | None, overlay: Path | None, as_json: bool) -> int:
@@ -27,7 +28,7 @@ def predict_files(photos: list[Path], user: str | None, overlay: Path | None, as
             readable.append((path, path.read_bytes()))
         except OSError as error:
             failed += 1
-            print(f"physique: {path}: {error.strerror or error}", file=sys.stderr)
+            print(f"physique: {printable(path)}: {error.strerror or error}", file=sys.stderr)
     if readable:
         failed += _answer(readable, user, overlay, as_json)
     return int(failed > 0)
@@ -45,7 +46,7 @@ def _answer(photos: list[tuple[Path, bytes]], user: str | None, overlay: Path | 
             good.append((path, data))
         except UnreadableImage as error:
             failed += 1
-            print(f"physique: {path}: {error}", file=sys.stderr)
+            print(f"physique: {printable(path)}: {error}", file=sys.stderr)
     if not good:
         return failed
     predictor = Predictor(champion_bundle(PERSONAL))
@@ -85,10 +86,11 @@ def _plain(path: Path, user: str | None, answer: Any) -> dict[str, Any]:
 
 def _table(rows: list[tuple[Path, Any]], user: str | None, predictor: Any) -> None:
     from rich.console import Console
+    from rich.markup import escape  # a name such as [draft].jpg is no markup
     from rich.table import Table
 
     rated = [k for k in range(len(DIMENSIONS)) if predictor.rated[k]]
-    table = Table(title=f"scores for {user or 'a new user'}, 0 to 10", title_justify="left")
+    table = Table(title=f"scores for {escape(printable(user or 'a new user'))}, 0 to 10", title_justify="left")
     table.add_column("photo")
     table.add_column("person")
     for k in rated:
@@ -99,5 +101,5 @@ def _table(rows: list[tuple[Path, Any]], user: str | None, predictor: Any) -> No
             sd = f" ± {answer.sd[k]:.1f}" if np.isfinite(answer.sd[k]) else ""
             cells.append(f"{answer.scores[k]:.2f}{sd}")
         found = "found" if answer.status == "ok" else f"nobody found: {answer.row.reason or 'scored from the image'}"
-        table.add_row(str(path), found, *cells)
+        table.add_row(escape(printable(path)), found, *cells)
     Console().print(table)

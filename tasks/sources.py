@@ -27,6 +27,7 @@ from tasks.intake.photos import find_photos
 from tasks.intake.physiqueaa50k import read_physiqueaa50k
 from tasks.intake.quarantine import BadInput, Quarantine
 from tasks.intake.ratings import ask_for_scores, likert_scale
+from tasks.printable import printable
 
 __all__ = ["SOURCES", "BadInput", "Cohort", "read_source"]
 
@@ -85,7 +86,7 @@ def read_source(source: str, path: str | Path, scale: tuple[float, float] | None
     else:
         chosen, scale_from = SCALE, "default"
     return Cohort(
-        name=str(settings.get("name") or root.resolve().name),
+        name=printable(" ".join(str(settings.get("name") or root.resolve().name).split())),
         source=source,
         simulated=settings.get("simulated", source == "mannequins"),
         scale=chosen,

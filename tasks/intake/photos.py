@@ -6,17 +6,17 @@ without a size and the `mesh` stage marks it `unreadable`. Every file is either 
 quarantine.
 """
 
+import errno
 import hashlib
-import io
 import stat
 import unicodedata
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
+from model.images import UnreadableImage, opened, orientation
 from tasks.intake.quarantine import Quarantine
 from tasks.schemas import PHOTOS, check
 from tasks.tables import write_table
@@ -30,8 +30,6 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".mpo", ".avif",
     ".heic", ".heif", ".jp2", ".ppm", ".pgm",
 )  # fmt: skip
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""What PIL may recognise: pictures only (no EPS or PDF, which start other programs)."""
 
 
 def find_photos(root: Path, quarantine: Quarantine, label: str, also_there: tuple[str, ...] = ()) -> dict[str, Path]:
@@ -43,7 +41,14 @@ def find_photos(root: Path, quarantine: Quarantine, label: str, also_there: tupl
     found: dict[str, Path] = {}
     folders = [root]
     while folders:
-        for path in folders.pop().iterdir():
+        folder = folders.pop()
+        try:
+            entries = list(folder.iterdir())
+        except OSError as error:  # no permission, or gone since
+            place = "" if folder == root else f"/{folder.relative_to(root).as_posix()}"
+            quarantine.add(label + place, None, "photo", f"folder cannot be read ({error.strerror})")
+            continue
+        for path in entries:
             name = path.relative_to(root).as_posix()
             shown = f"{label}/{name}"
             suffix = path.suffix.lower()
@@ -67,8 +72,9 @@ def _why_not(path: Path, name: str) -> str | None:
         return "hidden file"
     try:
         mode = path.stat().st_mode
-    except OSError as error:  # a link to nowhere, a link to itself, no permission
-        return "link that leads nowhere" if path.is_symlink() else f"cannot be read ({error.strerror})"
+    except OSError as error:
+        nowhere = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # it is listed, so it is a link
+        return "link that leads nowhere" if nowhere else f"cannot be read ({error.strerror})"
     if stat.S_ISDIR(mode):
         if path.suffix.lower() in SUFFIXES:
             return "a folder, not a photo"
@@ -77,20 +83,20 @@ def _why_not(path: Path, name: str) -> str | None:
 
 
 def size_of(raw: bytes) -> tuple[int, int] | None:
-    """(width, height) px as seen (EXIF orientation applied), from the header only; None if there is none."""
-    from PIL import Image
+    """(width, height) px as seen (EXIF orientation applied), from the header only; None if there is none or if
+    Pillow refuses it (over 179 megapixels)."""
+    from PIL.TiffImagePlugin import TiffImageFile
 
-    Image.init()
-    formats = [name for name in FORMATS if name in Image.OPEN]  # some builds of PIL lack some
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large pictures and odd EXIF are judged where they are decoded
-            with Image.open(io.BytesIO(raw), formats=formats) as image:
-                width, height = image.size
-                # only where it is at hand: looking for EXIF in a PNG without it would decode the picture
-                has_exif = "exif" in image.info or image.format == "TIFF"
-                turned = has_exif and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except Exception:  # decoders raise whatever comes to them on foreign bytes: it is not a picture
+        with opened(raw) as image:
+            width, height = image.size
+            if isinstance(image, TiffImageFile):  # some versions of Pillow have its sides exchanged already
+                width, height = image.tag_v2[256], image.tag_v2[257]
+            elif image.format == "PNG" and "exif" not in image.info and (at := raw.rfind(b"eXIf")) > 0:
+                # EXIF may stand behind the pixels, where it is only seen once they are decoded
+                image.info["exif"] = raw[at + 4 : at + 4 + int.from_bytes(raw[at - 4 : at])]
+            turned = orientation(image) in (5, 6, 7, 8)
+    except UnreadableImage:
         return None
     if width < 1 or height < 1:
         return None
@@ -113,7 +119,7 @@ class PhotoIndex:
         """A function from a photo's name as people write it to its photo_id, or None.
 
         Exact names first; then without `photos/`, with / for \\, in either Unicode form; then without regard
-        to case, and without suffix, where this fits one photo only.
+        to case and blanks around it, and without suffix, where this fits one photo only.
         """
         loose: dict[str, set[str]] = {}
         for name, photo_id in self.ids.items():
@@ -132,7 +138,7 @@ class PhotoIndex:
 
 
 def _loose(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+    return unicodedata.normalize("NFC", name).casefold().strip()  # cells of a table come without outer blanks
 
 
 def write_photos(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from tasks.printable import printable
 from tasks.schemas import QUARANTINE
 
 LONGEST_VALUE = 200
@@ -18,7 +19,7 @@ class BadInput(Exception):
     """The run cannot go on; the message is one line: what is wrong, where, and what would be right."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))  # names and values from the input may hold line breaks
+        super().__init__(printable(" ".join(message.split())))  # names from the input may hold anything
 
 
 class Quarantine:
@@ -32,6 +33,8 @@ class Quarantine:
 
     def add(self, file: str, row: int | None, field: str, reason: str, value: object = None) -> None:
         """One finding; `row` is the line in `file` (1 = header), None for the file as a whole."""
+        # a file name that is not UTF-8, which Parquet cannot hold, is kept as ls shows it: caf\xe9.jpg
+        file = file.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         self._rows.append((file, row, field, reason, None if value is None else _short(str(value))))
 
     def add_rows(
@@ -63,7 +66,7 @@ def as_lines(table: pa.Table, limit: int = 20) -> list[str]:
     for row in table.slice(0, limit).to_pylist():
         line = "" if row["row"] is None else f", line {row['row']}"
         value = "" if row["value"] is None else f" ({row['value']!r})"
-        lines.append(f"{row['file']}{line}, {row['field']}: {row['reason']}{value}")
+        lines.append(printable(f"{row['file']}{line}, {row['field']}: {row['reason']}{value}"))
     if table.num_rows > limit:
         lines.append(f"... and {table.num_rows - limit} more in quarantine.parquet")
     return lines

@@ -8,6 +8,8 @@ import io
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tasks.printable import printable
+
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
@@ -114,7 +116,7 @@ def _colour(status: str) -> str:
 
 def _fitted(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width: int) -> str:
     """The text on one line, its end cut off with an ellipsis where it is wider than the cell."""
-    text = " ".join(str(text).split())
+    text = printable(text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tasks.printable import printable
 from tasks.report import words
 from tasks.report.contact import Card, small_jpeg
 from tasks.report.files import flat_metrics, plot_files
@@ -69,6 +70,7 @@ def render(results: Results, pictures: list[Card]) -> str:
         "counted": words.counted,
         "duration": words.duration,
         "label": words.label,
+        "printable": printable,
         "verdict": verdict,
     }
     curve, night = results["curve"], results["night"]
