@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from tasks.fanout import Crew
 from tasks.features import EmbedActor, compute_table, device_for, encoder_id
 from tasks.params import load_params
 from tasks.report.summary import shard_summary
@@ -35,10 +36,8 @@ def embed(
         Path(cohort) / "photos",
         Path(out),
         settings.shard,
-        actor=EmbedActor,
-        arguments=models | {"batch": settings.batch},
-        actors=settings.actors,
-        gpus=settings.gpus_per_actor,
+        settings.batch,
+        [Crew(EmbedActor, models | {"batch": settings.batch}, settings.actors, gpus=settings.gpus_per_actor)],
     )
     seconds = time.monotonic() - started
     counts = {"embedded": done["computed"] + done["kept"]}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from prefect import flow
 
-from tasks.bodies import body_file
-from tasks.features import MeshActor, compute_table, device_for, extractor_id
+from tasks.features import compute_table, mesh_crews
+from tasks.mesh_table import largest, mesh_recipe
 from tasks.params import load_params
 from tasks.report.summary import shard_summary
 from tasks.stage import publish, run
@@ -25,26 +25,12 @@ def mesh(
     out: str = "data/mesh",
 ) -> dict[str, int]:
     """Bring the mesh table up to date, a shard at a time, on Ray actors."""
-    settings, started = load_params().mesh, time.monotonic()
-    models = {
-        "body": str(body_file(Path(body))[0].resolve()),
-        "mesh_net": str(Path(meshnet).resolve()),
-        "detector": settings.detector,
-        "device": device_for(settings.gpus_per_actor),
-    }
-    done = compute_table(
-        "mesh",
-        "extractor",
-        extractor_id(**models),
-        Path(cohort) / "photos",
-        Path(out),
-        settings.shard,
-        actor=MeshActor,
-        arguments=models,
-        actors=settings.actors,
-        gpus=settings.gpus_per_actor,
-    )
-    statuses = Counter(read_shards(out, ["status"])["status"].to_pylist())
+    settings, started, photos = load_params().mesh, time.monotonic(), Path(cohort) / "photos"
+    recipe = mesh_recipe(Path(body), Path(meshnet), settings)
+    extractor = recipe.identity()
+    crews = mesh_crews(recipe, extractor, settings)
+    done = compute_table("mesh", "extractor", extractor, photos, Path(out), settings.shard, settings.batch, crews)
+    statuses = Counter(largest(read_shards(out, ["status", "person"]))["status"].to_pylist())
     seconds = time.monotonic() - started
     publish(
         "mesh",

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from model.body import Body
-from model.extract import MeshRow, project
 from model.graph import EDGES
+from model.mesh_row import MeshRow, project
 
 LONG_SIDE = 1024
 """Larger photos are shrunk to this before drawing, px."""

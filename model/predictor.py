@@ -26,8 +26,9 @@ import torch
 from model.bank import load_bank
 from model.checkpoint import file_hash, load_frame
 from model.encoder import RANDOM, load_encoder
-from model.extract import Extractor, MeshRow
+from model.extract import Extractor, Recipe
 from model.images import UnreadableImage, apply_affine, decode
+from model.mesh_row import MeshRow
 from model.preference import survey_code
 from model.scores import DIMENSIONS
 from model.views import FrameInputs, camera_shift, score_views, square
@@ -55,10 +56,8 @@ class Answer:
 def write_bundle(
     folder: Path,
     *,
-    body: Path,
+    recipe: Recipe,
     body_is_ours: bool,
-    mesh_net: Path,
-    detector: str,
     encoder: str,
     encoder_weights: str | None,
     models: Path,
@@ -66,11 +65,11 @@ def write_bundle(
     dimensions: Sequence[str],
     bank: Path | None = None,
 ) -> Path:
-    """Collect a bundle. `files` maps model names to file names within `models`."""
+    """Collect a bundle. `recipe`: of the meshes. `files` maps model names to file names within `models`."""
     folder.mkdir(parents=True, exist_ok=True)
     about: dict[str, Any] = {
-        "body": {"sha256": file_hash(body)} | ({} if body_is_ours else {"path": str(Path(body).resolve())}),
-        "detector": detector,
+        "body": {"sha256": file_hash(Path(recipe.body))} if body_is_ours else _named(recipe.body),
+        "mesh": {name: getattr(recipe, name) for name in ("network", "detector", "precision")},
         "encoder": encoder,
         "models": files,
         "dimensions": [d for d in DIMENSIONS if d in dimensions],
@@ -79,11 +78,13 @@ def write_bundle(
     if encoder_weights == RANDOM:
         about["encoder_weights"] = {"path": RANDOM}
     elif encoder_weights:
-        path = Path(encoder_weights).resolve()
-        about["encoder_weights"] = {"path": str(path), "sha256": file_hash(path)}
+        about["encoder_weights"] = _named(encoder_weights)
+    for name in ("weights", "detector_weights"):
+        if file := getattr(recipe, name):
+            about["mesh"][name] = _named(file)
     if body_is_ours:
-        shutil.copy(body, folder / "body.npz")
-    shutil.copytree(mesh_net, folder / "mesh_net", dirs_exist_ok=True)
+        shutil.copy(recipe.body, folder / "body.npz")
+    shutil.copytree(recipe.mesh_net, folder / "mesh_net", dirs_exist_ok=True)
     (folder / "models").mkdir(exist_ok=True)
     for file in files.values():
         for suffix in (".safetensors", ".json"):
@@ -92,6 +93,11 @@ def write_bundle(
         shutil.copytree(bank, folder / "bank", dirs_exist_ok=True)
     (folder / "bundle.json").write_text(json.dumps(about, indent=1, sort_keys=True))
     return folder
+
+
+def _named(file: str) -> dict[str, str]:
+    """Where a file lies that is not ours to copy, and what it is."""
+    return {"path": str(Path(file).resolve()), "sha256": file_hash(Path(file))}
 
 
 def _own_file(part: str, about: dict[str, str]) -> Path:
@@ -116,7 +122,9 @@ class Predictor:
         body = _own_file("body model", about["body"]) if "path" in about["body"] else bundle / "body.npz"
         weights = about.get("encoder_weights")
         mesh_net = bundle / "mesh_net"
-        self.extractor = Extractor(body, mesh_net, detector=about["detector"], device=device)
+        mesh = about["mesh"]
+        own = {name: str(_own_file(f"mesh.{name}", mesh[name])) for name in ("weights", "detector_weights") if name in mesh}
+        self.extractor = Extractor(Recipe(str(body), str(mesh_net), **(mesh | own)), device)
         self.bank = load_bank(bundle / "bank") if about["personal"] else None
         names = self.bank.basis.models if self.bank else list(about["models"])
         loaded = [load_frame(bundle / "models", about["models"][name], device) for name in names]

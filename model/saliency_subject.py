@@ -17,12 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.encoder import standardised
-from model.extract import MeshRow, project
 from model.images import apply_affine
+from model.mesh_row import MeshRow, project
 from model.physique_frame import PhysiqueFrame
 from model.pose_graph import MAP, PIXELS, REACH, PhotoPosture
 from model.predictor import GENERIC, Predictor
-from model.rotations import matrix_to_axis_angle
 from model.views import FrameInputs, square
 
 STREAMS = {"photo": ("looks", "square"), "mesh": ("vertices",), "points": ("points",)}
@@ -123,10 +122,9 @@ def subject_of(predictor: Predictor, image: np.ndarray, row: MeshRow) -> Subject
     neutral = {name: blurred(leaf) if name in STREAMS["photo"] else leaf for name, leaf in leaves.items()}
     height = 1.0
     if row.status == "ok":
-        body, net = predictor.extractor.body, predictor.extractor.net
+        body, network = predictor.extractor.body, predictor.extractor.network
         with torch.no_grad():
-            pose = matrix_to_axis_angle(net.mean_rotations).reshape(1, 66)
-            joints = body.points15(body.posed(torch.zeros(1, 10), pose)[1])[0].cpu().numpy()
+            joints = body.points15(body.posed(torch.zeros(1, 10), network.usual_pose)[1])[0].cpu().numpy()
         assert row.camera is not None
         average = apply_affine(matrix, project(joints, row.camera))
         neutral |= {"vertices": body.rest.cpu().clone(), "points": torch.from_numpy(average).float()}

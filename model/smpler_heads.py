@@ -12,7 +12,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 GRID = (16, 12)
 """Rows and columns of the encoder's feature map."""
@@ -33,11 +32,22 @@ def soft_argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample(features: Tensor, at: Tensor) -> Tensor:
-    """Bilinear reading of (B, C, rows, columns) at cells (B, J, 2) x y → (B, J, C); zero outside."""
+    """Bilinear reading of (B, C, rows, columns) at cells (B, J, 2) x y → (B, J, C) float32; zero outside.
+
+    Few places of a large map: its four neighbours are gathered, in whatever precision the map has.
+    """
     rows, columns = features.shape[2:]
-    span = torch.tensor([columns - 1, rows - 1], dtype=at.dtype, device=at.device)
-    grid = (2 * at / span - 1)[:, :, None].to(features.dtype)
-    return F.grid_sample(features, grid, align_corners=True, padding_mode="zeros")[..., 0].transpose(1, 2)
+    flat, first = features.flatten(2), at.floor()
+    found = at.new_zeros(len(at), at.shape[1], features.shape[1])
+    for step in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        cell = first + at.new_tensor(step)
+        x, y = cell.unbind(-1)
+        inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
+        weight = (1 - (at - cell).abs()).prod(-1) * inside
+        index = (y.clamp(0, rows - 1) * columns + x.clamp(0, columns - 1)).long()
+        there = flat.gather(2, index[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2)
+        found += weight[..., None] * there
+    return found
 
 
 def restore_box(centre: Tensor, size: Tensor, growth: float) -> Tensor:
@@ -94,7 +104,7 @@ class BoxNet(nn.Module):
     def forward(self, features: Tensor, heat: Tensor) -> tuple[Tensor, Tensor]:
         fine = self.deconv(torch.cat([features, heat.flatten(1, 2).to(features.dtype)], 1))
         _, centre = soft_argmax(self.bbox_center(fine))
-        there = sample(fine, centre).float()
+        there = sample(fine, centre)
         parts = (self.lhand_size, self.rhand_size, self.face_size)
         size = torch.stack([mlp(there[:, k]) for k, mlp in enumerate(parts)], 1)
         return centre / (fine.shape[3] / GRID[1]), size
@@ -115,7 +125,7 @@ class HandRoi(nn.Module):
         fine = self.deconv(features)
         number = torch.arange(len(features), dtype=left.dtype, device=left.device)[:, None]
         rois = torch.cat([torch.cat([number, box / 4], 1) for box in (left, right)])
-        cut = roi_align(fine, rois.to(fine.dtype), (16, 16), 1.0, 0, False)
+        cut = roi_align(fine.float(), rois, (16, 16), 1.0, 0, False).to(fine.dtype)  # boxes need float32
         people = len(features)
         return self.conv(torch.cat([cut[:people].flip(-1), cut[people:]]))
 
@@ -129,7 +139,7 @@ class HandRegressor(nn.Module):
         self.hand_pose_out = nn.Sequential(nn.Linear(HAND_JOINTS * (512 + 3), 90))
 
     def forward(self, features: Tensor, joints: Tensor) -> Tensor:
-        there = sample(self.hand_conv(features), joints[..., :2]).float()
+        there = sample(self.hand_conv(features), joints[..., :2])
         return self.hand_pose_out(torch.cat([there, joints], -1).flatten(1))
 
 

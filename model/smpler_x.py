@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from model.body import POINTS15, Body, load_body
 from model.smpler_heads import (
@@ -204,6 +205,20 @@ class SMPLerX(nn.Module):
             model = cls(size, body)
         model.load_state_dict(read_smpler_x(Path(path), size), strict=True, assign=True)
         return model.eval().requires_grad_(False).to(device)
+
+    def quick(self, kind: torch.dtype = torch.float32) -> SMPLerX:
+        """The same network for answering only: batch norms folded into what comes before them, and encoder and
+        convolutions in `kind`; the regressors, soft-argmax and the body stay float32."""
+        for stack in (self.box_net.deconv, self.hand_roi_net.deconv, self.hand_regressor.hand_conv):
+            for k, layer in enumerate(stack):
+                if isinstance(layer, nn.BatchNorm2d):
+                    before = stack[k - 1]
+                    transposed = isinstance(before, nn.ConvTranspose2d)
+                    stack[k - 1], stack[k] = fuse_conv_bn_eval(before, layer, transposed), nn.Identity()
+        wide = (self.box_net.deconv, self.box_net.bbox_center, self.hand_roi_net, self.hand_regressor.hand_conv)
+        for part in (self.encoder, self.body_position_net, self.hand_position_net, *wide):
+            part.to(kind)
+        return self
 
     def _apply(self, fn, recurse=True):
         self.body._apply(fn)

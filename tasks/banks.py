@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tasks.bodies import body_file
+from tasks.mesh_table import mesh_recipe
 from tasks.params import Params
 from tasks.tables import read_json, read_table, write_json
 
@@ -56,16 +57,13 @@ def register_bank(
     from tasks.registry import PERSONAL, register, stage_run
 
     facts = read_json(folder / summary)
-    path, ours = body_file(body)
     about = [read_json(file)["about"] | {"file": file.stem} for file in sorted((pretrain / "models").glob("*.json"))]
     settings = getattr(params, stage).model_dump()
     with stage_run(stage, settings) as run_id, TemporaryDirectory() as temporary:
         bundle = write_bundle(
             Path(temporary) / "bundle",
-            body=path,
-            body_is_ours=ours,
-            mesh_net=meshnet,
-            detector=params.mesh.detector,
+            recipe=mesh_recipe(body, meshnet, params.mesh),
+            body_is_ours=body_file(body)[1],
             encoder=params.embed.encoder,
             encoder_weights=params.embed.weights,
             models=pretrain / "models",

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from model.bank import Bank, load_bank
 from model.scores import DIMENSIONS
 from tasks.judge import Row, learning_curve, night_table, stage_table
+from tasks.mesh_table import largest
 from tasks.params import Params
 from tasks.ratings import Photos, Ratings, as_feedback, as_ratings, read_photos
 from tasks.splits import TEST, split_of
@@ -183,7 +184,7 @@ def _mesh_error(path: Path) -> dict[str, Any] | None:
 
 def _accounting(about: dict[str, Any], mesh: Path) -> dict[str, dict[str, int]]:
     counts = about["counts"]
-    status = Counter(read_shards(mesh, ["status"])["status"].to_pylist())
+    status = Counter(largest(read_shards(mesh, ["status", "person"]))["status"].to_pylist())
     photos = {"seen": counts["files"]} | {name: status.get(name, 0) for name in ("ok", "no_person", "unreadable")}
     photos |= {"duplicates": counts["duplicates"], "set aside": counts["files_set_aside"]}
     ratings = {"seen": counts["ratings_in"], "used": counts["ratings_out"], "blank": counts["ratings_blank"]}
@@ -206,12 +207,13 @@ def cards(cohort: Path, mesh: Path, pretrain: Path, body: Path, count: int = 18)
     from PIL import Image
 
     from model.body import load_body
-    from model.extract import MeshRow
     from model.images import UnreadableImage, decode
+    from model.mesh_row import MeshRow
     from model.overlay import overlay
     from tasks.report.contact import Card
 
-    rows = read_shards(mesh).to_pylist()
+    shown = ["photo_id", "person", "status", "reason", "box", "betas", "pose", "camera", "points"]  # not the meshes
+    rows = largest(read_shards(mesh, shown)).to_pylist()
     odd = [row for row in rows if row["status"] != "ok"][: count // 4]
     chosen = {row["photo_id"]: row for row in [*[r for r in rows if r["status"] == "ok"][: count - len(odd)], *odd]}
     photos = read_shards(cohort / "photos", ["photo_id", "name", "bytes"])

@@ -17,6 +17,7 @@ from model.scores import DIMENSIONS
 from tasks.bodies import body_file
 from tasks.frame_data import read_inputs, scores_of
 from tasks.labeller import expert_labels
+from tasks.mesh_table import mesh_recipe
 from tasks.params import Model, Params
 from tasks.splits import TEST, VAL, split_of
 from tasks.tables import read_json, read_table, shard_paths, write_json, write_table
@@ -138,7 +139,7 @@ def register_experts(out: Path, cohort: Path, body: Path, meshnet: Path, params:
         for path in sorted((out / "models").glob("*.json"))
         for name in [read_json(path)["about"]["rater"]]
     }
-    path, ours = body_file(body)
+    recipe, (_, ours) = mesh_recipe(body, meshnet, params.mesh), body_file(body)
     registered, lines = {}, ["# Expert models", "", "| expert | model | version | " + " | ".join(dimensions) + " |"]
     lines.append("|---|---|---|" + "---:|" * len(dimensions))
     with stage_run("pretrain", params.pretrain.model_dump() | {"size": params.model.size}) as run_id:
@@ -150,10 +151,8 @@ def register_experts(out: Path, cohort: Path, body: Path, meshnet: Path, params:
             with TemporaryDirectory() as folder:
                 bundle = write_bundle(
                     Path(folder) / "bundle",
-                    body=path,
+                    recipe=recipe,
                     body_is_ours=ours,
-                    mesh_net=meshnet,
-                    detector=params.mesh.detector,
                     encoder=params.embed.encoder,
                     encoder_weights=params.embed.weights,
                     models=out / "models",

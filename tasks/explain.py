@@ -164,7 +164,7 @@ def parts_in_photo(
     """
     import torch
 
-    from model.extract import project
+    from model.mesh_row import project
     from tasks.mannequins.raster import rasterise
 
     seen = np.full(size, owner.max() + 1)

@@ -212,10 +212,9 @@ def figures(betas: np.ndarray, extractor: Any, colours: np.ndarray, pixels: int 
     """(pixels, W, 3) floats: a body in the mean pose, upright, from the front and from behind, in (V, 3) colours."""
     import torch
 
-    from model.rotations import matrix_to_axis_angle
     from tasks.mannequins.raster import rasterise
 
-    pose = matrix_to_axis_angle(extractor.net.mean_rotations).reshape(1, 66).cpu().clone()
+    pose = extractor.network.usual_pose
     pose[:, :3] = 0
     with torch.no_grad():
         vertices = extractor.body.posed(torch.from_numpy(np.array(betas, np.float32))[None], pose)[0][0].cpu().numpy()

@@ -1,14 +1,22 @@
-"""Shards over a pool of Ray actors, each shard a Prefect task run with retries.
+"""Shards over Ray actors, each shard a Prefect task run with retries.
 
 Actors are called from ordinary Prefect tasks rather than through a Ray task runner: every task's logs and
 state arrive, a killed worker is seen and retried here, and an actor keeps its model (shared/ecosystem.md
-has the measurements). An actor whose process dies is started again by Ray; the shard it held is retried.
+has the measurements; docs/benchmarks.md those against Ray Data).
+
+A shard goes through a *line* of crews a batch at a time: decoders, say, feed networks. What one actor makes goes to
+the next as a Ray reference, never through this process, and only so many batches are under way that nobody waits and
+memory stays flat. An actor whose process or node dies is started again by Ray, elsewhere if it must; until it answers,
+its work goes to the others, and the shards it had a part in are retried.
 """
 
 from __future__ import annotations
 
-import queue
-from collections.abc import Callable, Iterator, Sequence
+import errno
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +25,9 @@ from prefect import task
 from prefect.futures import as_completed
 
 RETRIES = 4
+PATIENCE_S = 60
+"""After so many seconds without any worker it is said what is waited for."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -28,26 +39,76 @@ class Piece:
     rows: int
 
 
-class Pool:
-    """Idle actors wait in a queue; `borrow` hands one out and puts it back, dead or alive."""
+@dataclass(frozen=True)
+class Crew:
+    """Actors of one kind: a class with `compute(batch)`, built once per process from `arguments`."""
 
-    def __init__(self, actor: type, arguments: dict[str, Any], count: int, cpus: float, gpus: float):
+    actor: type
+    arguments: dict[str, Any]
+    count: int
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+class Halted(RuntimeError):
+    """Nothing can be written any more; one line that says so. What is finished stays."""
+
+
+class Pool:
+    """A crew at work: a batch goes to the actor that has fewest; one that died is left out until it answers again."""
+
+    def __init__(self, crew: Crew, share: float):
         import ray
 
         # max_restarts: Ray starts the process again; retrying the call is left to Prefect, which shows it.
-        remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=0)(actor)
-        self.actors = [remote.remote(**arguments) for _ in range(count)]
-        self.idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for handle in self.actors:
-            self.idle.put(handle)
+        options = {"num_cpus": round(crew.cpus * share, 4), "num_gpus": crew.gpus}
+        remote = ray.remote(**options, max_restarts=-1, max_task_retries=0)(crew.actor)
+        self.crew = crew
+        self.actors = [remote.remote(**crew.arguments) for _ in range(crew.count)]
+        self.load = [0] * crew.count
+        self.away = {k: actor.__ray_ready__.remote() for k, actor in enumerate(self.actors)}
+        self.lock = threading.Condition()
 
-    @contextmanager
-    def borrow(self) -> Iterator[Any]:
-        handle = self.idle.get()
-        try:
-            yield handle
-        finally:
-            self.idle.put(handle)
+    def submit(self, batch: Any) -> tuple[int, Any]:
+        """Number of the actor that takes a batch, and a reference to what will come of it."""
+        begun, said = time.monotonic(), False
+        with self.lock:
+            while True:
+                self._welcome()
+                here = [k for k in range(len(self.actors)) if k not in self.away]
+                if here:
+                    chosen = min(here, key=lambda k: self.load[k])
+                    self.load[chosen] += 1
+                    return chosen, self.actors[chosen].compute.remote(batch)
+                if not said and time.monotonic() - begun > PATIENCE_S:
+                    said = True
+                    needs = f"{self.crew.cpus:g} CPU" + (f" and {self.crew.gpus:g} GPU" if self.crew.gpus else "")
+                    print(f"waiting for a {self.crew.actor.__name__} with {needs}: the Ray cluster has no room for one")
+                self.lock.wait(0.2)
+
+    def _welcome(self) -> None:
+        """Take back the actors that answer. Raises what an actor's own start raised, for that will not go away."""
+        import ray
+
+        for k, answer in list(self.away.items()):
+            if not ray.wait([answer], timeout=0)[0]:
+                continue
+            try:
+                ray.get(answer)
+            except ray.exceptions.RayActorError as error:
+                if getattr(error, "actor_init_failed", False):
+                    raise
+                self.away[k] = self.actors[k].__ray_ready__.remote()
+            else:
+                del self.away[k]
+
+    def release(self, k: int, well: bool) -> None:
+        """A batch of actor `k` has ended; if not well, the actor is left out until it answers."""
+        with self.lock:
+            self.load[k] -= 1
+            if not well and k not in self.away:
+                self.away[k] = self.actors[k].__ray_ready__.remote()
+            self.lock.notify()
 
     def close(self) -> None:
         import ray
@@ -56,39 +117,126 @@ class Pool:
             ray.kill(handle)
 
 
-@task(retries=RETRIES, retry_delay_seconds=1, cache_policy=None, task_run_name="{piece.name}")
-def compute_shard(
-    piece: Piece, read: Callable[[Any], Any], pool: Pool, write: Callable[[str, Any], None]
-) -> int:
-    """Read one shard's input, have an actor compute it, write the result whole; its number of rows."""
+class Line:
+    """Crews one after the other: each batch of a shard goes through all of them."""
+
+    def __init__(self, crews: Sequence[Crew]):
+        share = _share(crews)
+        self.pools = [Pool(crew, share) for crew in crews]
+        last = crews[-1].count
+        self.places = threading.Semaphore(2 * last)  # the next shard is under way while one is written
+        self.window = 1 + max(1, -(-sum(crew.count for crew in crews) // (2 * last)))
+        self.halted: str | None = None
+
+    def run(self, batches: Iterable[Any]) -> list[Any]:
+        """What comes of each batch, in order."""
+        out: list[Any] = []
+        under_way: deque[tuple[Any, list[tuple[Pool, int]]]] = deque()
+        try:
+            for batch in batches:
+                if len(under_way) >= self.window:
+                    out.append(self._collect(under_way))
+                under_way.append(self._start(batch))
+            while under_way:
+                out.append(self._collect(under_way))
+        finally:
+            for _, hands in under_way:  # of a shard that failed: what is still computed, nobody fetches
+                for pool, k in hands:
+                    pool.release(k, True)
+        return out
+
+    def _start(self, batch: Any) -> tuple[Any, list[tuple[Pool, int]]]:
+        hands = []
+        for pool in self.pools:
+            k, batch = pool.submit(batch)
+            hands.append((pool, k))
+        return batch, hands
+
+    def _collect(self, under_way: deque[tuple[Any, list[tuple[Pool, int]]]]) -> Any:
+        import ray
+
+        made, hands = under_way.popleft()
+        well = False
+        try:
+            result = ray.get(made)
+            well = True
+            return result
+        finally:
+            for pool, k in hands:
+                pool.release(k, well)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Waits until a shard more can be under way."""
+        with self.places:
+            yield
+
+    def close(self) -> None:
+        for pool in self.pools:
+            pool.close()
+
+
+def _share(crews: Sequence[Crew]) -> float:
+    """What part of the CPUs asked for is claimed: all, or what a single machine has, so that everybody gets to work."""
     import ray
 
-    with pool.borrow() as actor:
-        result = ray.get(actor.compute.remote(read(piece.payload)))
-    write(piece.name, result)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    asked = sum(crew.count * crew.cpus for crew in crews)
+    there = sum(node["Resources"].get("CPU", 0.0) for node in nodes)
+    return min(1.0, there / asked) if len(nodes) == 1 and asked else 1.0
+
+
+def _again(task: Any, run: Any, state: Any) -> bool:
+    """Whether a failed shard is tried again: not if the disk is full."""
+    try:
+        state.result()
+    except Halted:
+        return False
+    except Exception:
+        return True
+    return True
+
+
+@task(
+    retries=RETRIES, retry_delay_seconds=1, retry_condition_fn=_again, cache_policy=None, task_run_name="{piece.name}"
+)
+def compute_shard(
+    piece: Piece,
+    read: Callable[[Any], Iterable[Any]],
+    line: Line,
+    write: Callable[[str, list[Any]], None],
+) -> int:
+    """Send one shard's batches down the line, write the result whole; its number of rows."""
+    with line.place():
+        if line.halted:
+            raise Halted(line.halted)
+        made = line.run(read(piece.payload))
+        try:
+            write(piece.name, made)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            line.halted = f"{error.strerror} ({error.filename or 'while a shard was written'})"
+            raise Halted(line.halted) from None
     return piece.rows
 
 
 def fan_out(
     label: str,
     pieces: Sequence[Piece],
+    crews: Sequence[Crew],
     *,
-    actor: type,
-    arguments: dict[str, Any],
-    read: Callable[[Any], Any],
-    write: Callable[[str, Any], None],
-    actors: int,
-    cpus: float = 1.0,
-    gpus: float = 0.0,
+    read: Callable[[Any], Iterable[Any]],
+    write: Callable[[str, list[Any]], None],
 ) -> None:
-    """Compute every piece on a pool of `actors` and show how far it is.
+    """Compute every piece on a line of crews and show how far it is.
 
     Args:
-        actor: class with a `compute(input) -> result` method, built once per process from `arguments`.
-        read: makes an actor's input from a piece's payload, when its turn comes (bytes are not held before).
-        write: stores a finished shard under its name, whole or not at all.
+        read: gives a piece's batches when its turn comes (bytes are not held before).
+        write: stores what came of a piece's batches under its name, whole or not at all.
 
     Raises:
+        Halted: the disk is full. Finished shards stay.
         RuntimeError: a shard failed every retry; the message has the first failure. Finished shards stay.
     """
     from tasks.engines import connect
@@ -97,10 +245,10 @@ def fan_out(
     if not pieces:
         return
     connect()
-    pool = Pool(actor, arguments, min(actors, len(pieces)), cpus, gpus)
+    line = Line(crews)
+    failed: list[str] = []
     try:
-        futures = [compute_shard.submit(piece, read, pool, write) for piece in pieces]
-        failed: list[str] = []
+        futures = [compute_shard.submit(piece, read, line, write) for piece in pieces]
         with progress(label, sum(piece.rows for piece in pieces)) as advance:
             for future in as_completed(futures):
                 try:
@@ -108,9 +256,12 @@ def fan_out(
                 except Exception as error:
                     failed.append(" ".join(str(error).split())[-300:] or type(error).__name__)
     finally:
-        pool.close()
+        line.close()
+    kept = f"{len(pieces) - len(failed)} of {len(pieces)} shards are finished and kept"
+    if line.halted:
+        raise Halted(f"{label}: {line.halted}; {kept}: make room and run the same command again")
     if failed:
         raise RuntimeError(
             f"{label}: {len(failed)} of {len(pieces)} shards failed after {RETRIES} retries; the first said: "
-            f"{failed[0]}. Finished shards are kept: run the same command again"
+            f"{failed[0]}. {kept}: run the same command again"
         )

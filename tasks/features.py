@@ -2,42 +2,72 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from tasks.fanout import fan_out
-from tasks.keyed import keep_current, missing_pieces, photo_ids, read_piece
+from tasks.fanout import Crew, fan_out
+from tasks.keyed import keep_current, missing_pieces, photo_ids, read_batches
+from tasks.mesh_table import mesh_table
 from tasks.schemas import SCHEMAS, check
 from tasks.tables import write_table
 
+if TYPE_CHECKING:
+    from model.extract import Recipe
+    from model.prepare import Prepared
+    from tasks.params import Mesh
 
-class MeshActor:
-    """Detector, mesh network and body model, loaded once; photos' bytes to rows of the `mesh` table."""
 
-    def __init__(self, body: str, mesh_net: str, detector: str, device: str):
+class DecodeActor:
+    """Decodes photos, finds people and cuts them out, for a network elsewhere."""
+
+    def __init__(self, recipe: Recipe):
         import torch
 
-        from model.extract import Extractor
-
         torch.set_num_threads(1)
-        self.extractor = Extractor(Path(body), Path(mesh_net), detector=detector, device=device)
+        self.prepare = recipe.preparer()
 
-    def compute(self, piece: tuple[list[str], list[bytes]]) -> pa.Table:
-        ids, photos = piece
-        return mesh_table(ids, self.extractor(photos), self.extractor.extractor_id)
+    def compute(self, batch: tuple[list[str], list[bytes]]) -> tuple[list[str], Prepared]:
+        ids, photos = batch
+        return ids, self.prepare(photos)
 
 
-def mesh_table(ids: list[str], rows: list[Any], extractor: str) -> pa.Table:
-    """Rows of an Extractor as a `mesh` table."""
-    schema = SCHEMAS["mesh"]
-    fields = [name for name in schema.names if name not in ("photo_id", "extractor")]
-    columns: dict[str, Any] = {"photo_id": ids, "extractor": [extractor] * len(ids)}
-    for name in fields:
-        values = [getattr(row, name) for row in rows]
-        columns[name] = [v.reshape(-1) if hasattr(v, "reshape") and v.ndim else v for v in values]
-    return pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names})
+class MeshActor:
+    """Mesh network and body model, loaded once; photos, prepared or not, to rows of the `mesh` table."""
+
+    def __init__(self, recipe: Recipe, extractor: str, device: str, threads: int, compile: bool, prepares: bool):
+        import torch
+
+        torch.set_num_threads(threads)
+        self.extractor = extractor
+        self.prepare = recipe.preparer(device) if prepares else None
+        self.network = recipe.make_network(device, compile)
+
+    def compute(self, batch: tuple[list[str], list[bytes] | Prepared]) -> pa.Table:
+        from model.extract import rows_of
+
+        ids, given = batch
+        prepared = given if self.prepare is None else self.prepare(given)
+        return mesh_table(ids, rows_of(prepared, self.network, self.extractor))
+
+
+def mesh_crews(recipe: Recipe, extractor: str, settings: Mesh) -> list[Crew]:
+    """Networks, and the decoders that feed them if there are any."""
+    arguments = {
+        "recipe": recipe,
+        "extractor": extractor,
+        "device": device_for(settings.gpus_per_actor),
+        "threads": settings.cpus_per_actor,
+        "compile": settings.compile,
+        "prepares": settings.decoders == 0,
+    }
+    networks = Crew(MeshActor, arguments, settings.actors, settings.cpus_per_actor, settings.gpus_per_actor)
+    if not settings.decoders:
+        return [networks]
+    return [Crew(DecodeActor, {"recipe": recipe}, settings.actors * settings.decoders), networks]
 
 
 class EmbedActor:
@@ -52,18 +82,20 @@ class EmbedActor:
         self.encoder = load_encoder(encoder, weights, mesh_net, device, squash)
         self.batch = batch
 
-    def compute(self, piece: tuple[list[str], list[bytes]]) -> pa.Table:
+    def compute(self, batch: tuple[list[str], list[bytes]]) -> pa.Table:
         import numpy as np
 
         from model.images import UnreadableImage, decode
 
         ids, images = [], []
-        for photo_id, data in zip(*piece, strict=True):
+        for photo_id, data in zip(*batch, strict=True):
             try:
                 images.append(np.asarray(decode(data)))
                 ids.append(photo_id)
             except UnreadableImage:
                 continue  # its mesh row says `unreadable` and why; there is nothing to embed
+        if not images:
+            return SCHEMAS["embeddings"].empty_table()
         vectors = self.encoder(images, self.batch)
         return pa.table(
             {
@@ -81,30 +113,22 @@ def device_for(gpus: float) -> str:
 
 
 def compute_table(
-    table: str, key_column: str, key: str, photos: Path, out: Path, shard: int, **pool: Any
+    table: str, key_column: str, key: str, photos: Path, out: Path, shard: int, batch: int, crews: list[Crew]
 ) -> dict[str, int]:
-    """Bring a keyed table up to date; how many photos' rows were kept and how many computed.
-
-    Args:
-        pool: what `fan_out` is told of the actors.
-    """
+    """Bring a keyed table up to date; how many photos' rows were kept and how many computed."""
     done = keep_current(out, set(photo_ids(photos)), key_column, key)
+    pieces = missing_pieces(photos, done, shard, key)
     computed: list[int] = []
 
-    def write(name: str, rows: pa.Table) -> None:
+    def write(name: str, made: list[pa.Table]) -> None:
+        rows = pa.concat_tables(made)
         if len(rows):
             write_table(check(rows, table), out / f"{name}.parquet")
             computed.append(len(set(rows["photo_id"].to_pylist())))
 
-    fan_out(table, missing_pieces(photos, done, shard, key), read=read_piece, write=write, **pool)
+    crews = [replace(crew, count=min(crew.count, len(pieces))) for crew in crews]
+    fan_out(table, pieces, crews, read=partial(read_batches, rows=batch), write=write)
     return {"kept": len(done), "computed": sum(computed)}
-
-
-def extractor_id(body: str, mesh_net: str, detector: str, device: str) -> str:
-    """Version of what the mesh actors compute; part of every row's key."""
-    from model.extract import Extractor
-
-    return Extractor(Path(body), Path(mesh_net), detector=detector).extractor_id
 
 
 def encoder_id(encoder: str, weights: str | None, mesh_net: str, device: str, squash: bool) -> str:

@@ -45,13 +45,13 @@ def read_inputs(
     points = np.zeros((len(ids), 15, 2), np.float32)
     seen = np.zeros((len(ids), 10), np.float32)  # box and camera
     visible = np.zeros(len(ids), bool)
-    bodies = read_shards(mesh, ["photo_id", "status", "vertices", "points", "box", "camera"])
+    bodies = read_shards(mesh, ["photo_id", "status", "person", "vertices", "points", "box", "camera"])
     for batch in bodies.to_batches():
-        found = pc.equal(batch["status"], "ok").to_numpy(zero_copy_only=False)
+        found = pc.and_(pc.equal(batch["status"], "ok"), pc.equal(batch["person"], 0)).to_numpy(zero_copy_only=False)
         places = [(k, row[i]) for k, i in enumerate(batch["photo_id"].to_pylist()) if found[k] and i in row]
         if places:
             k, at = (list(part) for part in zip(*places))
-            columns = {name: np.stack(batch[name].take(pa.array(k)).to_numpy(False)) for name in bodies.schema.names[2:]}
+            columns = {name: np.stack(batch[name].take(pa.array(k)).to_numpy(False)) for name in bodies.schema.names[3:]}
             vertices[at] = columns["vertices"].reshape(-1, VERTICES, 3)
             points[at] = columns["points"].reshape(-1, 15, 2)
             seen[at] = np.concatenate([columns["box"], columns["camera"]], axis=1)

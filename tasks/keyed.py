@@ -9,11 +9,12 @@ and a killed run is gone on with where it stopped.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from tasks.fanout import Piece
 from tasks.tables import read_table, shard_paths, write_table
@@ -62,12 +63,34 @@ def missing_pieces(photos: Path, done: set[str], rows: int, key: str) -> list[Pi
     return pieces
 
 
-def read_piece(payload: tuple[Path, list[str]]) -> tuple[list[str], list[bytes]]:
-    """Photo ids and file bytes of a piece, in the piece's order."""
+def read_batches(payload: tuple[Path, list[str]], rows: int) -> Iterator[tuple[list[str], list[bytes]]]:
+    """Photo ids and file bytes of a piece in batches of at most `rows`, in the shard's order.
+
+    A few row groups are in memory at a time, not the shard.
+
+    Raises:
+        KeyError: the shard does not hold one of the photos.
+    """
     path, ids = payload
-    table = read_table(path, ["photo_id", "bytes"])
-    row = {photo_id: i for i, photo_id in enumerate(table["photo_id"].to_pylist())}
-    return ids, table["bytes"].take([row[i] for i in ids]).to_pylist()
+    wanted = set(ids)
+    names: list[str] = []
+    photos: list[bytes] = []
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            here = file.read_row_group(group, ["photo_id"])["photo_id"].to_pylist()
+            rows_here = [i for i, photo_id in enumerate(here) if photo_id in wanted]
+            if not rows_here:
+                continue
+            names += [here[i] for i in rows_here]
+            wanted.difference_update(names)
+            photos += file.read_row_group(group, ["bytes"])["bytes"].take(rows_here).to_pylist()
+            while len(names) >= rows:
+                yield names[:rows], photos[:rows]
+                names, photos = names[rows:], photos[rows:]
+    if wanted:
+        raise KeyError(f"{path} does not hold photo {min(wanted)}")
+    if names:
+        yield names, photos
 
 
 def photo_ids(photos: Path) -> list[str]:

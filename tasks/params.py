@@ -85,10 +85,20 @@ class Meshnet(_Section):
 class Mesh(_Section):
     """Meshes of the photos."""
 
+    network: Literal["tiny", "s32", "b32", "l32", "h32"]
+    weights: OptionalText
+    cache: OptionalText
+    detector: Text
+    detector_weights: OptionalText
+    people: Literal["largest", "all"]
     shard: Count
+    batch: Count
     actors: Count
-    detector: Literal["auto", "hog", "presence"]
+    decoders: Zero
+    cpus_per_actor: Count
     gpus_per_actor: NotNegative
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    compile: bool
 
 
 class Embed(_Section):

@@ -73,6 +73,7 @@ FEEDBACK = pa.schema(
 MESH = pa.schema(
     [
         ("photo_id", pa.string()),
+        ("person", pa.int32()),  # 0 = the largest, or nobody; models read this one
         ("status", pa.string()),
         ("box", _VECTOR),  # px, x0 y0 x1 y1
         ("betas", _VECTOR),
@@ -119,7 +120,7 @@ _FILLED = {
     "labels": ("photo_id", "rater_id", "origin", "round"),
     "preferences": ("photo_id", "rater_id"),
     "feedback": ("event_id", "user_id", "kind", "at"),
-    "mesh": ("photo_id", "status", "extractor"),
+    "mesh": ("photo_id", "person", "status", "extractor"),
     "embeddings": ("photo_id", "flipped", "vector", "encoder"),
     "quarantine": ("file", "field", "reason"),
 }
@@ -137,7 +138,7 @@ _UNIQUE = {
     "photos": ("photo_id",),
     "raters": ("rater_id",),
     "feedback": ("event_id",),
-    "mesh": ("photo_id",),
+    "mesh": ("photo_id", "person"),
     "embeddings": ("photo_id", "flipped"),
 }
 

@@ -99,6 +99,7 @@ def register_frame(about: dict[str, Any], expert: str) -> dict[str, Any]:
     from model.predictor import write_bundle
     from model.scores import DIMENSIONS
     from tasks.bodies import body_file
+    from tasks.mesh_table import mesh_recipe
     from tasks.params import load_params
     from tasks.registry import expert_model, register, stage_run
 
@@ -109,16 +110,13 @@ def register_frame(about: dict[str, Any], expert: str) -> dict[str, Any]:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; `dvc repro meshnet` makes it. Nothing was registered")
     described = Path(about["json"])
-    file, ours = body_file(body)
     source = {"name": about["source"]["name"], "sha256": about["source"]["sha256"]}
     source = {f"source.{key}": value for key, value in source.items()}
     with stage_run("import", source), tempfile.TemporaryDirectory() as new:
         bundle = write_bundle(
             Path(new) / "bundle",
-            body=file,
-            body_is_ours=ours,
-            mesh_net=meshnet,
-            detector=params.mesh.detector,
+            recipe=mesh_recipe(body, meshnet, params.mesh),
+            body_is_ours=body_file(body)[1],
             encoder="clip",
             encoder_weights=str(described.parent / about["clip"]),
             models=described.parent,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from scipy.optimize import least_squares
 
 from model.body import points15
 from model.detect import Box, make_detector, overlap
-from model.extract import FOCAL, Extractor, MeshRow, fit_camera, project
+from model.extract import Extractor, Recipe
 from model.images import decode
 from model.mesh_net import load_mesh_net, save_mesh_net
+from model.mesh_row import MeshRow, project
+from model.mesh_tiny import FOCAL, fit_camera
 from tests.model_cases import encoded
 
 FIELDS = {"box": (4,), "betas": (10,), "pose": (66,), "camera": (6,), "points": (30,)}
@@ -37,9 +40,16 @@ class Frame:
         return [Box(x, y, width - x, height - y, 1.0)] if np.ptp(image) > 8 else []
 
 
+def framed(recipe: Recipe) -> Extractor:
+    """An extractor that finds people by `Frame`."""
+    made = Extractor(recipe)
+    made.prepare.detector = Frame()
+    return made
+
+
 @pytest.fixture(scope="module")
 def extractor(body_file, net_folder) -> Extractor:
-    return Extractor(body_file, net_folder, detector=Frame())
+    return framed(Recipe(str(body_file), str(net_folder)))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +165,7 @@ def test_the_numbers_of_a_row_belong_together(extractor, files):
 
 
 def test_the_body_lies_on_the_person(body_file, net_folder, mannequins):
-    extractor = Extractor(body_file, net_folder)
+    extractor = Extractor(Recipe(str(body_file), str(net_folder)))
     rows = extractor([shot.data for shot in mannequins])
     far, shares = [], []
     for shot, row in zip(mannequins, rows):
@@ -207,8 +217,8 @@ def test_rows_move_with_the_photo(extractor, mannequins):
 def test_the_version_names_what_computes(tmp_path, body_file, net_folder, extractor):
     assert extractor.extractor_id.startswith("tiny-") and len(extractor.extractor_id) == 17
     shutil.copytree(net_folder, tmp_path / "copy")
-    again = Extractor(body_file, tmp_path / "copy", detector=Frame())
-    assert again.extractor_id == extractor.extractor_id  # the same models, wherever they lie
+    recipe = extractor.recipe
+    assert replace(recipe, mesh_net=str(tmp_path / "copy")).identity() == extractor.extractor_id  # wherever they lie
     other = load_mesh_net(net_folder)
     with torch.no_grad():
         other.presence.bias += 1e-3
@@ -218,22 +228,22 @@ def test_the_version_names_what_computes(tmp_path, body_file, net_folder, extrac
         held.comment = b"another file"
     ids = [
         extractor.extractor_id,
-        Extractor(body_file, tmp_path / "other", detector=Frame()).extractor_id,
-        Extractor(tmp_path / body_file.name, net_folder, detector=Frame()).extractor_id,
-        Extractor(body_file, net_folder, detector=Frame(margin=0.2)).extractor_id,
-        Extractor(body_file, net_folder, detector="hog").extractor_id,
+        replace(recipe, mesh_net=str(tmp_path / "other")).identity(),
+        replace(recipe, body=str(tmp_path / body_file.name)).identity(),
+        replace(recipe, detector="hog").identity(),
+        replace(recipe, people="all").identity(),
     ]
     assert len(set(ids)) == len(ids)
 
 
 def test_detectors_by_name_find_who_is_there(body_file, net_folder, shared):
     street = (shared / "data" / "street" / "bus.jpg").read_bytes()
-    extractor = Extractor(body_file, net_folder, detector="hog")
-    assert extractor.detector.settings == make_detector("hog", extractor.net).settings
+    extractor = Extractor(Recipe(str(body_file), str(net_folder), detector="hog"))
+    assert extractor.prepare.detector.settings == make_detector("hog", None).settings
     person, wall = extractor([street, encoded(Image.new("RGB", (200, 300), (90, 90, 90)), "PNG")])
     assert (person.status, wall.status, wall.reason) == ("ok", "no_person", "no person found")
 
 
 def test_models_that_are_not_there(tmp_path, net_folder):
     with pytest.raises(FileNotFoundError, match="body model not found"):
-        Extractor(tmp_path / "nobody.npz", net_folder)
+        Extractor(Recipe(str(tmp_path / "nobody.npz"), str(net_folder)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.extract import MeshRow
 from model.images import decode
+from model.mesh_row import MeshRow
 from model.overlay import LONG_SIDE, overlay
 from tasks.mannequins.photos import SIZE
 from tasks.mannequins.scene import sample_scene

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tasks.keyed import keep_current, missing_pieces, photo_ids, read_piece, shard_name
+from tasks.keyed import keep_current, missing_pieces, photo_ids, read_batches, shard_name
 from tasks.tables import read_shards, read_table, shard_paths, write_table
 
 
@@ -176,13 +176,16 @@ def test_new_photos_cost_themselves_only(tmp_path):
     assert state(mesh) == before
 
 
-def test_a_piece_is_read_in_its_own_order(tmp_path):
-    photos = cohort(tmp_path / "photos", range(5))
-    (path,) = shard_paths(photos)
-    wanted = ids(3, 0, 4)
-    assert read_piece((path, wanted)) == (wanted, [b"bytes of 3", b"bytes of 0", b"bytes of 4"])
-    with pytest.raises(KeyError):
-        read_piece((path, ids(99)))
+@pytest.mark.parametrize("group", [1, 2, 3, 100])
+def test_a_piece_is_read_in_batches(tmp_path, group):
+    """In the shard's order, whatever its row groups are, each photo with its own bytes."""
+    table = {"photo_id": ids(*range(8)), "bytes": pa.array([f"bytes of {i}".encode() for i in range(8)], pa.binary())}
+    path = write_table(pa.table(table), tmp_path / "photos.parquet", row_group_size=group)
+    batches = list(read_batches((path, ids(6, 0, 4, 5, 2)), 2))
+    assert [names for names, _ in batches] == [ids(0, 2), ids(4, 5), ids(6)]
+    assert [photos for _, photos in batches][1:] == [[b"bytes of 4", b"bytes of 5"], [b"bytes of 6"]]
+    with pytest.raises(KeyError, match=photo(99)):
+        list(read_batches((path, ids(1, 99)), 2))
 
 
 def test_names_follow_photos_and_version():

@@ -23,12 +23,13 @@ def labels(**changes) -> list[dict]:
 def meshes(**changes) -> list[dict]:
     numbers = np.random.default_rng(1)
     found = {
-        "photo_id": A, "status": "ok", "box": [0.0, 0.0, 10.0, 20.0], "betas": [0.5] * 10, "pose": [0.1] * 66,
+        "photo_id": A, "person": 0, "status": "ok", "box": [0.0, 0.0, 10.0, 20.0], "betas": [0.5] * 10, "pose": [0.1] * 66,
         "camera": [500.0, 0.0, 0.0, 3.0, 320.0, 240.0], "vertices": numbers.normal(size=31425).astype(np.float16),
         "points": [1.0] * 30, "volume": 0.07, "extractor": "test", "reason": None,
     }  # fmt: skip
     nobody = dict.fromkeys(found) | {
         "photo_id": B,
+        "person": 0,
         "status": "no_person",
         "extractor": "test",
         "reason": "nobody",
@@ -96,6 +97,7 @@ def test_mesh_rows(tmp_path):
         check(table(meshes(status="lost"), "mesh"), "mesh")
     with pytest.raises(BadTable, match=r"mesh table, row 1, photo_id: .* is there already"):
         check(table(meshes(photo_id=B), "mesh"), "mesh")
+    check(table(meshes(photo_id=B, person=1), "mesh"), "mesh")  # somebody else in the same photo
 
 
 def test_embedding_rows():

@@ -1,0 +1,78 @@
+"""SMPLer-X's rows: one look at the crop, its own camera, the mesh with the expression that it sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.images import apply_affine, invert_affine
+from model.mesh_row import MeshRow
+from model.prepare import Prepared
+from model.smpler_x import FOCAL, PATCH, SMPLerX
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class SmplerNetwork:
+    """Prepared crops → rows of their people, in the order of `Prepared.people`.
+
+    Args:
+        precision: of encoder and deconvolutions; rotations, body model and soft-argmax stay float32.
+        compile: torch.compile the encoder; every batch is then filled up to the largest one seen, so that it is compiled
+            once.
+    """
+
+    crops = True
+
+    def __init__(self, model: SMPLerX, device: str = "cpu", precision: str = "fp32", compile: bool = False):
+        self.model, self.device = model.to(device).quick(PRECISIONS[precision]), device
+        self.body, self.fill = model.body, 0
+        self.compiled = compile
+        if compile:
+            forward: Any = torch.compile(self.model.encoder.forward_features, dynamic=False)
+            self.model.encoder.forward_features = forward
+
+    @property
+    def usual_pose(self) -> torch.Tensor:
+        """(1, 66) upright before the camera, whose y axis points down, and otherwise at rest."""
+        pose = torch.zeros(1, 66)
+        pose[0, 0] = torch.pi
+        return pose
+
+    def rows(self, prepared: Prepared) -> list[MeshRow]:
+        """One row per person; `extractor` is left to the caller."""
+        if not prepared.people:
+            return []
+        assert prepared.crops is not None
+        pixels = torch.from_numpy(prepared.crops)
+        people = len(pixels)
+        if self.compiled:
+            self.fill = max(self.fill, people)
+            pixels = torch.cat([pixels, pixels.new_zeros(self.fill - people, *pixels.shape[1:])])
+        if self.device != "cpu":
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        said = self.model.rows(pixels.permute(0, 3, 1, 2).float() / 255)
+        vertices = said.vertices[:people].flatten(1).half().cpu().numpy()
+        numbers = (said.betas, said.pose, said.camera, said.points, said.volume)
+        betas, poses, cameras, points, volumes = (part[:people].cpu().numpy() for part in numbers)
+        rows = []
+        for k, person in enumerate(prepared.people):
+            assert person.matrix is not None
+            back = invert_affine(person.matrix)
+            focal = FOCAL * 2 * back[0, 0]  # a px of the half crop spans two of the crop
+            x, y = apply_affine(back, np.array(PATCH) / 2)
+            rows.append(
+                MeshRow(
+                    "ok",
+                    box=person.box.astype(np.float32),
+                    betas=betas[k],
+                    pose=poses[k],
+                    camera=np.array([focal, *cameras[k], x, y], np.float32),
+                    vertices=vertices[k],
+                    points=apply_affine(back, points[k]).astype(np.float32).ravel(),
+                    volume=float(volumes[k]),
+                )
+            )
+        return rows
