@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from model.warp import shrink, three_points, warp
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -235,27 +237,20 @@ def crop_person(
     Raises:
         ValueError: the box does not overlap the photo.
     """
-    import cv2
-
     height, width = image.shape[:2]
     centre_x, centre_y, w, h = person_rectangle(np.asarray(box, np.float64), width, height, size[0] / size[1])
     target = np.array([[0.5, 0.5], [0.5, 1.0], [1.0, 0.5]], np.float32) * np.array(size, np.float32)
     source = np.array(
         [[centre_x, centre_y], [centre_x, centre_y + h * 0.5], [centre_x + w * 0.5, centre_y]], np.float32
     )
-    matrix = cv2.getAffineTransform(source, target).astype(np.float32)
-    small, warp = image, matrix
+    matrix = three_points(source, target).astype(np.float32)
+    small, there = image, matrix
     if tuple(size) != (384, 512):
         matrix = matrix.astype(np.float64)
         factor = int(h // size[1])
-        scale = np.ones(2)
+        there = matrix.copy()
         if factor >= 2 and min(height, width) >= 2 * factor:  # a bilinear warp alone would skip pixels
-            small = cv2.resize(image, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
-            scale = np.array([width / small.shape[1], height / small.shape[0]])
-        warp = matrix.copy()
-        warp[:, :2] *= scale
-        warp[:, 2] += warp[:, :2].sum(1) * 0.5 - 0.5  # OpenCV counts from the centre of pixel 0
-    crop = cv2.warpAffine(
-        small, warp, tuple(size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0
-    )
-    return crop, matrix.astype(np.float64)
+            small, span = shrink(image, factor)
+            there[:, :2] *= span
+        there[:, 2] += there[:, :2].sum(1) * 0.5 - 0.5  # warps count from the centre of pixel 0
+    return warp(small, there, tuple(size)), matrix.astype(np.float64)

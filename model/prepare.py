@@ -12,12 +12,13 @@ import numpy as np
 
 from model.detect import Box, Detector, pick_largest
 from model.images import UnreadableImage, decode_reduced, person_rectangle
+from model.warp import opencv, shrink, three_points, warp
 
 WORKING_SIDE = 1536
 """A JPEG is decoded at the smallest of 1/1, 1/2, 1/4, 1/8 that keeps its longer side at or above this, px: no network
 here sees more of a person who fills a seventh of the photo, and decoding is most of what a large photo costs."""
 LARGEST_STEP = 512
-"""Rows of the crop that a bilinear reading may come from without skipping pixels, twice over (see `crop_half`)."""
+"""Rows of the crop: a person that many times as high in the photo is averaged down first (see `crop_half`)."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,8 @@ class Preparer:
     """
 
     def __init__(self, detector: Detector, people: str = "largest", crops: bool = False):
-        import cv2
-
-        cv2.setNumThreads(1)  # preparers run side by side
+        if cv2 := opencv():
+            cv2.setNumThreads(1)  # preparers run side by side
         self.detector, self.people, self.cut = detector, people, crops
 
     def __call__(self, photos: list[bytes]) -> Prepared:
@@ -111,22 +111,15 @@ def crop_half(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarra
     Returns: (256, 192, 3) uint8, and the (2, 3) matrix photo px → px of the crop of 384×512, pixel centres at whole
         numbers as in the reference.
     """
-    import cv2
-
     height, width = image.shape[:2]
     x, y, w, h = person_rectangle(np.asarray(box, np.float64), width, height)
     source = np.array([[x, y], [x, y + h * 0.5], [x + w * 0.5, y]], np.float32)
     target = np.array([[192, 256], [192, 512], [384, 256]], np.float32)
-    matrix = cv2.getAffineTransform(source, target)
-    warp, small, step = matrix / 2, image, int(h // LARGEST_STEP)
+    matrix = three_points(source, target)
+    there, small, step = matrix / 2, image, int(h // LARGEST_STEP)
     if step >= 2 and min(height, width) >= 2 * step:
-        small = cv2.resize(
-            image[: height // step * step, : width // step * step],
-            (width // step, height // step),
-            interpolation=cv2.INTER_AREA,
-        )
-        warp = warp.copy()
-        warp[:, 2] += warp[:, :2].sum(1) * (step - 1) / 2
-        warp[:, :2] *= step
-    crop = cv2.warpAffine(small, warp, (192, 256), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-    return crop, matrix
+        small, span = shrink(image, step)
+        there = there.copy()
+        there[:, 2] += there[:, :2] @ ((span - 1) / 2)  # the centre of the reduced px 0
+        there[:, :2] *= span
+    return warp(small, there, (192, 256)), matrix

@@ -46,6 +46,8 @@ FOCAL, PATCH, HALF = 5000.0, (384, 512), (192, 256)
 """Assumed focal length, px of HALF; width and height of the crop, and of what the network sees of it."""
 CAMERA_DEPTH = (FOCAL * FOCAL * 2.5 * 2.5 / (HALF[0] * HALF[1])) ** 0.5
 """Metres from the camera at which a body of 2.5 m fills the crop: the farthest the network can say."""
+UNSEEN = 1e-4
+"""Metres: what the hands can move the eyes at most before they have to be read for a row; a twentieth of a px."""
 TASK_TOKENS = 31
 SHAPE, CAMERA, EXPRESSION, JAW, BODY = 0, 1, 2, 3, slice(6, 31)
 """Places of the task tokens; 4 and 5, of the hands, are read by no head."""
@@ -172,7 +174,7 @@ class SMPLerX(nn.Module):
             setattr(self, name, head)
         object.__setattr__(self, "body", body)  # of the licensed file: neither in state_dict nor in checkpoints
         pushed = body.layer.posedirs.view(54, 9, -1, 3)[24:, :, body.eyes]  # by the 30 joints of the hands
-        self.hands_move_eyes = bool(pushed.abs().sum() > 1e-6)
+        self.hands_move_eyes = bool(2 * pushed.abs().sum((0, 1)).max() > UNSEEN)  # an entry of a rotation moves by 2
 
     @staticmethod
     def heads(size: str) -> dict[str, nn.Module]:
