@@ -41,12 +41,8 @@ class SmplerNetwork:
         pose[0, 0] = torch.pi
         return pose
 
-    def rows(self, prepared: Prepared) -> list[MeshRow]:
-        """One row per person; `extractor` is left to the caller."""
-        if not prepared.people:
-            return []
-        assert prepared.crops is not None
-        pixels = torch.from_numpy(prepared.crops)
+    def _look(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, 256, 192, 3) uint8 → the fields of `Rows` on the CPU, vertices (B, 31425) float16."""
         people = len(pixels)
         if self.compiled:
             self.fill = max(self.fill, people)
@@ -54,9 +50,16 @@ class SmplerNetwork:
         if self.device != "cpu":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         said = self.model.rows(pixels.permute(0, 3, 1, 2).float() / 255)
-        vertices = said.vertices[:people].flatten(1).half().cpu().numpy()
-        numbers = (said.betas, said.pose, said.camera, said.points, said.volume)
-        betas, poses, cameras, points, volumes = (part[:people].cpu().numpy() for part in numbers)
+        said = said._replace(vertices=said.vertices.flatten(1).half())
+        return tuple(field[:people].cpu() for field in said)
+
+    def rows(self, prepared: Prepared) -> list[MeshRow]:
+        """One row per person; `extractor` is left to the caller."""
+        if not prepared.people:
+            return []
+        assert prepared.crops is not None
+        pixels = torch.from_numpy(prepared.crops)
+        betas, poses, cameras, vertices, points, volumes = (field.numpy() for field in self._look(pixels))
         rows = []
         for k, person in enumerate(prepared.people):
             assert person.matrix is not None

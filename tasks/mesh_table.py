@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -51,8 +52,19 @@ def mesh_table(ids: list[str], rows: list[list[Any]]) -> pa.Table:
     columns: dict[str, Any] = {"photo_id": [i for i, photo in zip(ids, rows, strict=True) for _ in photo]}
     for name in schema.names[1:]:
         values = [getattr(row, name) for row in flat]
-        columns[name] = [v.reshape(-1) if hasattr(v, "reshape") and v.ndim else v for v in values]
-    return pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names})
+        kind = schema.field(name).type
+        columns[name] = _lists(values, kind) if pa.types.is_list(kind) else pa.array(values, kind)
+    return pa.table(columns, schema=schema)
+
+
+def _lists(values: list[np.ndarray | None], kind: pa.DataType) -> pa.Array:
+    """Arrays of numbers as a column of lists, None as null; in one piece, for Arrow takes vertices one by one (20 ms)."""
+    lengths = np.array([0 if value is None else value.size for value in values])
+    there = [value.reshape(-1) for value in values if value is not None]
+    numbers = np.concatenate(there) if there else np.zeros(0, np.float32)
+    flat = pa.array(numbers.astype(kind.value_type.to_pandas_dtype(), copy=False))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, flat, type=kind, mask=pa.array([value is None for value in values]))
 
 
 def largest(table: pa.Table) -> pa.Table:
