@@ -87,13 +87,13 @@ def run(
         typer.echo(f"{stage:12} {state}")
 
 
-weights = typer.Typer(no_args_is_help=True, help="Weights of others: official checkpoints, CLIP, Swin-V2.")
+weights = typer.Typer(no_args_is_help=True, help="Weights of others: official checkpoints, CLIP, Swin-V2, SMPLer-X.")
 app.add_typer(weights, name="weights")
 
 
 @weights.command("import")
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="A PhysiqueFrame checkpoint, OpenAI's CLIP ViT-L/14, or a Swin-V2-B.")],
+    file: Annotated[Path, typer.Argument(help="A PhysiqueFrame or SMPLer-X checkpoint, CLIP ViT-L/14, or a Swin-V2-B.")],
     register: Annotated[str | None, typer.Option(metavar="ID", help="Register it as physique-expert-ID.")] = None,
     compat: Annotated[str, typer.Option(help="fixed, or reference: with the reference's quirks.")] = "fixed",
     folder: Annotated[Path, typer.Option(help="Where the converted files go.")] = Path("data/weights"),
@@ -108,6 +108,24 @@ def import_weights(
         if register is not None:
             made = register_frame(about, register)
             typer.echo(f"registered {made['name']} version {made['version']}")
+
+
+@weights.command("check")
+def check_weights() -> None:
+    """Which licensed files params.yaml names, whether they load, what stands in for the others, who publishes them.
+
+    Exits with 1 when a file that is named cannot be used.
+    """
+    from tasks.faults import told
+    from tasks.licensed import check_all, lines
+
+    with told():
+        from rich.console import Console
+
+        found = check_all()
+        for line in lines(found):
+            Console().print(line, soft_wrap=True, highlight=False)
+    raise typer.Exit(int(any(each.broken for each in found)))
 
 
 @weights.command("export")

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from prefect import flow
 
+from tasks.cached_meshes import take_cached
 from tasks.features import compute_table, mesh_crews
+from tasks.mesh_pictures import cards
 from tasks.mesh_table import largest, mesh_recipe
 from tasks.params import load_params
+from tasks.report.contact import contact_sheet
 from tasks.report.summary import shard_summary
 from tasks.stage import publish, run
 from tasks.tables import read_shards
@@ -28,14 +31,17 @@ def mesh(
     settings, started, photos = load_params().mesh, time.monotonic(), Path(cohort) / "photos"
     recipe = mesh_recipe(Path(body), Path(meshnet), settings)
     extractor = recipe.identity()
+    note = ""
+    if recipe.cache:
+        taken, unusable = take_cached(Path(recipe.cache), photos, Path(out), Path(recipe.body), extractor, settings.shard)
+        note = f"{taken:,} taken from {Path(recipe.cache).name}, {len(unusable):,} of its entries could not be used. "
+        note += " ".join(unusable[:10])
     crews = mesh_crews(recipe, extractor, settings)
     done = compute_table("mesh", "extractor", extractor, photos, Path(out), settings.shard, settings.batch, crews)
     statuses = Counter(largest(read_shards(out, ["status", "person"]))["status"].to_pylist())
-    seconds = time.monotonic() - started
-    publish(
-        "mesh",
-        shard_summary("mesh", dict(statuses), computed=done["computed"], reused=done["kept"], seconds=seconds),
-    )
+    seen = {"computed": done["computed"], "reused": done["kept"], "seconds": time.monotonic() - started}
+    sheet = contact_sheet(cards(photos, Path(out), Path(recipe.body), count=12))
+    publish("mesh", shard_summary("mesh", dict(statuses), **seen, picture=sheet, note=note))
     return done
 
 

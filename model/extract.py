@@ -50,6 +50,8 @@ class Recipe:
     """`largest`: one row per photo; `all`: a row for everybody whom the detector sees."""
     precision: str = "fp32"
     """Of SMPLer-X: `fp32`, `bf16`, `fp16`."""
+    cache: str | None = None
+    """Meshes made elsewhere; photos found in it by name are not computed (model/mesh_cache.py)."""
 
     @property
     def looks_for_itself(self) -> bool:
@@ -68,6 +70,7 @@ class Recipe:
             ("body model", self.body),
             ("mesh.weights", self.weights),
             ("mesh.detector_weights", self.detector_weights),
+            ("mesh.cache", self.cache),
         ):
             if file is not None and not Path(file).is_file():
                 raise FileNotFoundError(f"{what} not found: {file}")
@@ -83,6 +86,8 @@ class Recipe:
             parts += [weights_hash(Path(self.weights)), self.precision]
         if self.people != "largest":
             parts.append(self.people)
+        if self.cache is not None:
+            parts.append(file_hash(Path(self.cache)))
         return f"{self.network}-" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
     def preparer(self, device: str = "cpu") -> Preparer:

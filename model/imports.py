@@ -1,4 +1,4 @@
-"""Weights files of others, recognised and brought to our names: PhysiqueFrame, CLIP's visual tower, Swin-V2-B.
+"""Weights files of others, recognised and checked: PhysiqueFrame, CLIP's visual tower, Swin-V2-B, SMPLer-X.
 
     found = recognise(Path("ViT-L-14.pt"))     # kind "clip", tensors under timm's names, what was dropped and why
 """
@@ -16,6 +16,7 @@ from model.compat import Compat
 from model.official import current_names, frame_of, official_name, why_dropped
 from model.physique_frame import PhysiqueFrame, clip_tower
 from model.pose_graph import swin_backbone
+from model.smpler_checkpoint import dropped_keys, fitted, is_smpler_x, size_of
 from model.state_files import BadCheckpoint, read_state
 
 SWIN, CLIP_PREFIXES = "pam.encoder_sample.", ("visual.", "vit.", "")
@@ -25,7 +26,8 @@ SWIN, CLIP_PREFIXES = "pam.encoder_sample.", ("visual.", "vit.", "")
 class Found:
     """What a file is.
 
-    kind: `frame`, `clip` or `swin`. tensors: of a clip or swin, under our names. frame, unused: of a frame, with the
+    kind: `frame`, `clip`, `swin`, or `smpler_x_` and its size. tensors: under our names, of an SMPLer-X under its own.
+    frame, unused: of a frame, with the
     numbers that nothing of ours reads. dropped: key → why it is not loaded.
     """
 
@@ -40,12 +42,15 @@ def recognise(path: Path, compat: str | Compat = "fixed") -> Found:
     """Read a weights file.
 
     Raises:
-        BadCheckpoint: it is none of the three, damaged, not whole, or would have to run code.
+        BadCheckpoint: it is none of these, damaged, not whole, or would have to run code.
     """
     state = current_names(read_state(path))
     if any(key.startswith(("pointmlp.", "pam.")) for key in state):
         frame, dropped, unused = frame_of(path, state, compat)
         return Found("frame", frame=frame, dropped=dropped, unused=unused)
+    if is_smpler_x(state):
+        size = size_of(path, state)
+        return Found(f"smpler_x_{size}", tensors=fitted(path, state, size), dropped=dropped_keys(state))
     for prefix in CLIP_PREFIXES:
         if f"{prefix}class_embedding" in state and f"{prefix}conv1.weight" in state:
             return _clip(path, state, prefix)
@@ -54,7 +59,7 @@ def recognise(path: Path, compat: str | Compat = "fixed") -> Found:
             return _swin(path, state, prefix)
     some = ", ".join(list(state)[:3])
     raise BadCheckpoint(
-        f"{path}: neither a PhysiqueFrame checkpoint nor a CLIP visual tower nor a Swin-V2 (its keys begin {some})"
+        f"{path}: neither a PhysiqueFrame nor a CLIP visual tower, a Swin-V2 or an SMPLer-X (its keys begin {some})"
     )
 
 

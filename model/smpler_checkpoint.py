@@ -64,10 +64,15 @@ def size_of(path: Path, state: dict[str, Tensor]) -> str:
     raise BadCheckpoint(f"{path}: an SMPLer-X of width {width} and depth {len(blocks)}; there are {sizes}")
 
 
+def dropped_keys(state: dict[str, Tensor]) -> dict[str, str]:
+    """Keys that are not taken, and why: the training code leaves the licensed body out, others may not have."""
+    return {key: "of the body model, which has a file of its own" for key in state if "smplx_layer." in key}
+
+
 def fitted(path: Path, state: dict[str, Tensor], size: str) -> dict[str, Tensor]:
     """A state dict of a checkpoint under official names, float32, checked. BadCheckpoint names every kind of fault."""
     want, state = layout(size), current_names(state)
-    state = {key: value for key, value in state.items() if "smplx_layer." not in key}  # never of ours, even if kept
+    state = {key: value for key, value in state.items() if key not in dropped_keys(state)}
     missing, unknown = sorted(set(want) - set(state)), sorted(set(state) - set(want))
     said = [f"{what}: {', '.join(keys[:5])}" + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
             for what, keys in (("missing", missing), ("unexpected", unknown)) if keys]  # fmt: skip

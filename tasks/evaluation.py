@@ -7,13 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.bank import Bank, load_bank
 from model.scores import DIMENSIONS
 from tasks.judge import Row, learning_curve, night_table, stage_table
+from tasks.mesh_pictures import cards as mesh_cards
 from tasks.mesh_table import largest
 from tasks.params import Params
 from tasks.ratings import Photos, Ratings, as_feedback, as_ratings, read_photos
@@ -202,44 +201,9 @@ def _notes(about: dict[str, Any], night: dict[str, Any]) -> dict[str, str]:
 
 def cards(cohort: Path, mesh: Path, pretrain: Path, body: Path, count: int = 18) -> list[Any]:
     """Contact sheet: photos with mesh overlay and the generic model's scores, the odd ones among them."""
-    import io
-
-    from PIL import Image
-
-    from model.body import load_body
-    from model.images import UnreadableImage, decode
-    from model.mesh_row import MeshRow
-    from model.overlay import overlay
-    from tasks.report.contact import Card
-
-    shown = ["photo_id", "person", "status", "reason", "box", "betas", "pose", "camera", "points"]  # not the meshes
-    rows = largest(read_shards(mesh, shown)).to_pylist()
-    odd = [row for row in rows if row["status"] != "ok"][: count // 4]
-    chosen = {row["photo_id"]: row for row in [*[r for r in rows if r["status"] == "ok"][: count - len(odd)], *odd]}
-    photos = read_shards(cohort / "photos", ["photo_id", "name", "bytes"])
-    photos = photos.filter(pc.is_in(photos["photo_id"], pa.array(list(chosen), pa.string())))
     predictions = read_table(pretrain / "predictions.parquet")
     said = {
         row["photo_id"]: {d: row[d] for d in DIMENSIONS if row[d] is not None}
         for row in predictions.filter(pc.equal(predictions["model"], "generic")).to_pylist()
     }
-    model = load_body(body)
-    found = []
-    for photo in photos.to_pylist():
-        row = chosen[photo["photo_id"]]
-        picture, lines = None, ()
-        try:
-            image = np.asarray(decode(photo["bytes"]))
-            if row["status"] == "ok":
-                fields = {name: np.asarray(row[name], np.float32) for name in ("box", "betas", "pose", "camera")}
-                points = np.asarray(row["points"], np.float32)
-                image = overlay(image, MeshRow("ok", **fields, points=points), model)
-            buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, "JPEG", quality=88)
-            picture = buffer.getvalue()
-        except UnreadableImage as error:
-            lines = (str(error),)
-        if row["reason"] and not lines:
-            lines = (row["reason"],)
-        found.append(Card(picture, photo["name"], lines, said.get(photo["photo_id"], {}), {}, row["status"]))
-    return found
+    return mesh_cards(cohort / "photos", mesh, body, count, said)

@@ -13,6 +13,7 @@ its work goes to the others, and the shards it had a part in are retried.
 from __future__ import annotations
 
 import errno
+import sys
 import threading
 import time
 from collections import deque
@@ -25,8 +26,8 @@ from prefect import task
 from prefect.futures import as_completed
 
 RETRIES = 4
-PATIENCE_S = 60
-"""After so many seconds without any worker it is said what is waited for."""
+PATIENCE_S = 20
+"""After so many seconds without any worker of a crew another crew makes room for one, if it can spare one."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -57,13 +58,13 @@ class Halted(RuntimeError):
 class Pool:
     """A crew at work: a batch goes to the actor that has fewest; one that died is left out until it answers again."""
 
-    def __init__(self, crew: Crew, share: float):
+    def __init__(self, crew: Crew, share: float, starved: Callable[[Pool], None]):
         import ray
 
         # max_restarts: Ray starts the process again; retrying the call is left to Prefect, which shows it.
         options = {"num_cpus": round(crew.cpus * share, 4), "num_gpus": crew.gpus}
         remote = ray.remote(**options, max_restarts=-1, max_task_retries=0)(crew.actor)
-        self.crew = crew
+        self.crew, self.starved, self.gone = crew, starved, set[int]()
         self.actors = [remote.remote(**crew.arguments) for _ in range(crew.count)]
         self.load = [0] * crew.count
         self.away = {k: actor.__ray_ready__.remote() for k, actor in enumerate(self.actors)}
@@ -71,27 +72,42 @@ class Pool:
 
     def submit(self, batch: Any) -> tuple[int, Any]:
         """Number of the actor that takes a batch, and a reference to what will come of it."""
-        begun, said = time.monotonic(), False
-        with self.lock:
-            while True:
+        begun = time.monotonic()
+        while True:
+            with self.lock:
                 self._welcome()
-                here = [k for k in range(len(self.actors)) if k not in self.away]
+                here = self.here()
                 if here:
                     chosen = min(here, key=lambda k: self.load[k])
                     self.load[chosen] += 1
                     return chosen, self.actors[chosen].compute.remote(batch)
-                if not said and time.monotonic() - begun > PATIENCE_S:
-                    said = True
-                    needs = f"{self.crew.cpus:g} CPU" + (f" and {self.crew.gpus:g} GPU" if self.crew.gpus else "")
-                    print(f"waiting for a {self.crew.actor.__name__} with {needs}: the Ray cluster has no room for one")
                 self.lock.wait(0.2)
+            if time.monotonic() - begun > PATIENCE_S:
+                begun = time.monotonic()
+                self.starved(self)
+
+    def here(self) -> list[int]:
+        """Numbers of the actors that answer."""
+        return [k for k in range(len(self.actors)) if k not in self.away and k not in self.gone]
+
+    def spare(self) -> bool:
+        """Let one actor go, if another one is left; whether it did."""
+        import ray
+
+        with self.lock:
+            here = self.here()
+            if len(here) < 2:
+                return False
+            self.gone.add(here[-1])
+        ray.kill(self.actors[here[-1]])
+        return True
 
     def _welcome(self) -> None:
         """Take back the actors that answer. Raises what an actor's own start raised, for that will not go away."""
         import ray
 
         for k, answer in list(self.away.items()):
-            if not ray.wait([answer], timeout=0)[0]:
+            if k in self.gone or not ray.wait([answer], timeout=0)[0]:
                 continue
             try:
                 ray.get(answer)
@@ -106,7 +122,7 @@ class Pool:
         """A batch of actor `k` has ended; if not well, the actor is left out until it answers."""
         with self.lock:
             self.load[k] -= 1
-            if not well and k not in self.away:
+            if not well and k not in self.away and k not in self.gone:
                 self.away[k] = self.actors[k].__ray_ready__.remote()
             self.lock.notify()
 
@@ -122,7 +138,7 @@ class Line:
 
     def __init__(self, crews: Sequence[Crew]):
         share = _share(crews)
-        self.pools = [Pool(crew, share) for crew in crews]
+        self.pools = [Pool(crew, share, self._make_room) for crew in crews]
         last = crews[-1].count
         self.places = threading.Semaphore(2 * last)  # the next shard is under way while one is written
         self.window = 1 + max(1, -(-sum(crew.count for crew in crews) // (2 * last)))
@@ -164,6 +180,15 @@ class Line:
         finally:
             for pool, k in hands:
                 pool.release(k, well)
+
+    def _make_room(self, pool: Pool) -> None:
+        """For a crew without anybody: on what is left of a cluster one crew must not keep the others out."""
+        needs = f"{pool.crew.cpus:g} CPU" + (f" and {pool.crew.gpus:g} GPU" if pool.crew.gpus else "")
+        print(f"waiting for a {pool.crew.actor.__name__} with {needs}: the Ray cluster has no room for one", file=sys.stderr)
+        for other in self.pools:
+            if other is not pool and other.spare():
+                print(f"one {other.crew.actor.__name__} less makes room", file=sys.stderr)
+                return
 
     @contextmanager
     def place(self) -> Iterator[None]:

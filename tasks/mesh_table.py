@@ -40,6 +40,7 @@ def mesh_recipe(body: Path, meshnet: Path, settings: Mesh) -> Recipe:
         detector_weights=whole(settings.detector_weights),
         people=settings.people,
         precision=precision,
+        cache=whole(settings.cache),
     )
     recipe.check()
     return recipe
