@@ -51,9 +51,12 @@ class Progress:
         self.seen.append((time.perf_counter(), cpu_seconds() if cpu else 0.0, before + photos))
 
     def _slope(self, column: int) -> float:
-        # From the first finished to the last that was finished while everybody had work.
-        last = self.seen[max(1, len(self.seen) - 2 * self.networks)]
-        return (last[column] - self.seen[0][column]) / (last[2] - self.seen[0][2])
+        # Two shards per network are under way at once and end together: only whole rounds of them are looked at.
+        round_ = min(2 * self.networks, len(self.seen) // 2)
+        first = round_ - 1
+        last = first + (len(self.seen) - 1 - first) // round_ * round_
+        (start, end) = (self.seen[first], self.seen[last])
+        return (end[column] - start[column]) / (end[2] - start[2])
 
     @property
     def wall_per_photo(self) -> float:
@@ -105,7 +108,7 @@ def by_ray(
             @flow
             def mesh() -> None:
                 crews = features.mesh_crews(recipe, "bench", settings)
-                features.compute_table("mesh", "extractor", "bench", Path("photos"), Path("mesh"), 4 * batch, batch, crews)
+                features.compute_table("mesh", "extractor", "bench", Path("photos"), Path("mesh"), 2 * batch, batch, crews)
 
             features.write_table = noted
             quiet_prefect()

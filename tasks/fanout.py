@@ -2,32 +2,25 @@
 
 Actors are called from ordinary Prefect tasks rather than through a Ray task runner: every task's logs and
 state arrive, a killed worker is seen and retried here, and an actor keeps its model (shared/ecosystem.md
-has the measurements; docs/benchmarks.md those against Ray Data).
-
-A shard goes through a *line* of crews a batch at a time: decoders, say, feed networks. What one actor makes goes to
-the next as a Ray reference, never through this process, and only so many batches are under way that nobody waits and
-memory stays flat. An actor whose process or node dies is started again by Ray, elsewhere if it must; until it answers,
-its work goes to the others, and the shards it had a part in are retried.
+has the measurements; docs/benchmarks.md those against Ray Data). How a shard's batches go from actor to actor is in
+tasks/pools.py.
 """
 
 from __future__ import annotations
 
 import errno
-import sys
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prefect import task
 from prefect.futures import as_completed
 
+from tasks.pools import Crew, Line
+
+__all__ = ["Crew", "Halted", "Piece", "fan_out"]
+
 RETRIES = 4
-PATIENCE_S = 20
-"""After so many seconds without any worker of a crew another crew makes room for one, if it can spare one."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -40,175 +33,8 @@ class Piece:
     rows: int
 
 
-@dataclass(frozen=True)
-class Crew:
-    """Actors of one kind: a class with `compute(batch)`, built once per process from `arguments`."""
-
-    actor: type
-    arguments: dict[str, Any]
-    count: int
-    cpus: float = 1.0
-    gpus: float = 0.0
-
-
 class Halted(RuntimeError):
     """Nothing can be written any more; one line that says so. What is finished stays."""
-
-
-class Pool:
-    """A crew at work: a batch goes to the actor that has fewest; one that died is left out until it answers again."""
-
-    def __init__(self, crew: Crew, share: float, starved: Callable[[Pool], None]):
-        import ray
-
-        # max_restarts: Ray starts the process again; retrying the call is left to Prefect, which shows it.
-        options = {"num_cpus": round(crew.cpus * share, 4), "num_gpus": crew.gpus}
-        remote = ray.remote(**options, max_restarts=-1, max_task_retries=0)(crew.actor)
-        self.crew, self.starved, self.gone = crew, starved, set[int]()
-        self.actors = [remote.remote(**crew.arguments) for _ in range(crew.count)]
-        self.load = [0] * crew.count
-        self.away = {k: actor.__ray_ready__.remote() for k, actor in enumerate(self.actors)}
-        self.lock = threading.Condition()
-
-    def submit(self, batch: Any) -> tuple[int, Any]:
-        """Number of the actor that takes a batch, and a reference to what will come of it."""
-        begun = time.monotonic()
-        while True:
-            with self.lock:
-                self._welcome()
-                here = self.here()
-                if here:
-                    chosen = min(here, key=lambda k: self.load[k])
-                    self.load[chosen] += 1
-                    return chosen, self.actors[chosen].compute.remote(batch)
-                self.lock.wait(0.2)
-            if time.monotonic() - begun > PATIENCE_S:
-                begun = time.monotonic()
-                self.starved(self)
-
-    def here(self) -> list[int]:
-        """Numbers of the actors that answer."""
-        return [k for k in range(len(self.actors)) if k not in self.away and k not in self.gone]
-
-    def spare(self) -> bool:
-        """Let one actor go, if another one is left; whether it did."""
-        import ray
-
-        with self.lock:
-            here = self.here()
-            if len(here) < 2:
-                return False
-            self.gone.add(here[-1])
-        ray.kill(self.actors[here[-1]])
-        return True
-
-    def _welcome(self) -> None:
-        """Take back the actors that answer. Raises what an actor's own start raised, for that will not go away."""
-        import ray
-
-        for k, answer in list(self.away.items()):
-            if k in self.gone or not ray.wait([answer], timeout=0)[0]:
-                continue
-            try:
-                ray.get(answer)
-            except ray.exceptions.RayActorError as error:
-                if getattr(error, "actor_init_failed", False):
-                    raise
-                self.away[k] = self.actors[k].__ray_ready__.remote()
-            else:
-                del self.away[k]
-
-    def release(self, k: int, well: bool) -> None:
-        """A batch of actor `k` has ended; if not well, the actor is left out until it answers."""
-        with self.lock:
-            self.load[k] -= 1
-            if not well and k not in self.away and k not in self.gone:
-                self.away[k] = self.actors[k].__ray_ready__.remote()
-            self.lock.notify()
-
-    def close(self) -> None:
-        import ray
-
-        for handle in self.actors:
-            ray.kill(handle)
-
-
-class Line:
-    """Crews one after the other: each batch of a shard goes through all of them."""
-
-    def __init__(self, crews: Sequence[Crew]):
-        share = _share(crews)
-        self.pools = [Pool(crew, share, self._make_room) for crew in crews]
-        last = crews[-1].count
-        self.places = threading.Semaphore(2 * last)  # the next shard is under way while one is written
-        self.window = 1 + max(1, -(-sum(crew.count for crew in crews) // (2 * last)))
-        self.halted: str | None = None
-
-    def run(self, batches: Iterable[Any]) -> list[Any]:
-        """What comes of each batch, in order."""
-        out: list[Any] = []
-        under_way: deque[tuple[Any, list[tuple[Pool, int]]]] = deque()
-        try:
-            for batch in batches:
-                if len(under_way) >= self.window:
-                    out.append(self._collect(under_way))
-                under_way.append(self._start(batch))
-            while under_way:
-                out.append(self._collect(under_way))
-        finally:
-            for _, hands in under_way:  # of a shard that failed: what is still computed, nobody fetches
-                for pool, k in hands:
-                    pool.release(k, True)
-        return out
-
-    def _start(self, batch: Any) -> tuple[Any, list[tuple[Pool, int]]]:
-        hands = []
-        for pool in self.pools:
-            k, batch = pool.submit(batch)
-            hands.append((pool, k))
-        return batch, hands
-
-    def _collect(self, under_way: deque[tuple[Any, list[tuple[Pool, int]]]]) -> Any:
-        import ray
-
-        made, hands = under_way.popleft()
-        well = False
-        try:
-            result = ray.get(made)
-            well = True
-            return result
-        finally:
-            for pool, k in hands:
-                pool.release(k, well)
-
-    def _make_room(self, pool: Pool) -> None:
-        """For a crew without anybody: on what is left of a cluster one crew must not keep the others out."""
-        needs = f"{pool.crew.cpus:g} CPU" + (f" and {pool.crew.gpus:g} GPU" if pool.crew.gpus else "")
-        print(f"waiting for a {pool.crew.actor.__name__} with {needs}: the Ray cluster has no room for one", file=sys.stderr)
-        for other in self.pools:
-            if other is not pool and other.spare():
-                print(f"one {other.crew.actor.__name__} less makes room", file=sys.stderr)
-                return
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Waits until a shard more can be under way."""
-        with self.places:
-            yield
-
-    def close(self) -> None:
-        for pool in self.pools:
-            pool.close()
-
-
-def _share(crews: Sequence[Crew]) -> float:
-    """What part of the CPUs asked for is claimed: all, or what a single machine has, so that everybody gets to work."""
-    import ray
-
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    asked = sum(crew.count * crew.cpus for crew in crews)
-    there = sum(node["Resources"].get("CPU", 0.0) for node in nodes)
-    return min(1.0, there / asked) if len(nodes) == 1 and asked else 1.0
 
 
 def _again(task: Any, run: Any, state: Any) -> bool:

@@ -46,18 +46,6 @@ def rows(folder: Path) -> dict[str, dict]:
     return {row["photo_id"]: row for row in read_shards(folder).to_pylist()}
 
 
-def test_a_killed_mesh_worker_costs_its_shard_only(checkout: Checkout):
-    out = checkout.folder / "data/mesh"
-    before = rows(out)
-    shutil.rmtree(out)
-    process = checkout.start("flows.mesh")
-    victims = wait_for(lambda: workers(checkout.keeper.pid, "ray::MeshActor.compute"))
-    victims[0].kill()  # type: ignore[index]
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output[-3000:]
-    assert rows(out) == before
-
-
 def test_a_killed_driver_computes_no_finished_shard_again(checkout: Checkout):
     out = checkout.folder / "data/mesh"
     before = rows(out)

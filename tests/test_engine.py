@@ -1,0 +1,132 @@
+"""The mesh engine loses nothing: decoders, networks and nodes die, the disk fills up, and each photo has one outcome."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.tables import read_shards, shard_paths
+from tests.conftest import Checkout, small_params
+from tests.test_survival import rows, wait_for, workers
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture
+def split(checkout: Checkout) -> Iterator[Checkout]:
+    """The checkout with decoders that feed its networks, and small shards; afterwards as it was."""
+    small_params(checkout.folder, mesh={"decoders": 1, "shard": 15, "batch": 5})
+    yield checkout
+    small_params(checkout.folder)
+
+
+def one_outcome_each(checkout: Checkout) -> None:
+    photos = read_shards(checkout.folder / "data/cohort/photos", ["photo_id"])["photo_id"].to_pylist()
+    table = read_shards(checkout.folder / "data/mesh", ["photo_id", "status"])
+    assert sorted(table["photo_id"].to_pylist()) == sorted(photos)
+    assert set(Counter(table["status"].to_pylist())) == {"ok", "no_person", "unreadable"}
+
+
+def close(after: dict[str, dict], before: dict[str, dict]) -> None:
+    """The same rows; batches of another size round the last digits differently."""
+    assert after.keys() == before.keys()
+    for photo, row in after.items():
+        then = before[photo]
+        assert (row["status"], row["reason"], row["extractor"]) == (then["status"], then["reason"], then["extractor"])
+        for name in ("box", "betas", "points"):
+            assert row[name] == (then[name] and pytest.approx(then[name], rel=1e-3, abs=2e-2)), name
+
+
+def test_a_killed_decoder_and_a_killed_network_cost_their_shards_only(split: Checkout):
+    out = split.folder / "data/mesh"
+    before = rows(out)
+    shutil.rmtree(out)
+    process = split.start("flows.mesh")
+    for title in ("ray::DecodeActor.compute", "ray::MeshActor.compute"):
+        victims = wait_for(lambda title=title: workers(split.keeper.pid, title))
+        victims[0].kill()  # type: ignore[index]
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output[-3000:]
+    one_outcome_each(split)
+    close(rows(out), before)
+
+
+def test_a_lost_node_of_a_cluster_costs_time_only(split: Checkout):
+    """RAY_ADDRESS and nothing else; the node that is left has room for half of the workers, of whatever kind."""
+    from ray.cluster_utils import Cluster
+
+    out = split.folder / "data/mesh"
+    before = rows(out)
+    shutil.rmtree(out)
+    held = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_ADDRESS")}
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
+        cluster.wait_for_nodes()
+        environment = split.environment
+        split.environment = environment | {"RAY_ADDRESS": cluster.address}
+        process = split.start("flows.mesh")
+        split.environment = environment
+        wait_for(lambda: out.is_dir() and shard_paths(out))
+        cluster.remove_node(nodes[0], allow_graceful=False)
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output[-3000:]
+    finally:
+        cluster.shutdown()
+        for name, value in held.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    one_outcome_each(split)
+    close(rows(out), before)
+
+
+SCRIPT = """
+set -e
+mount -t tmpfs -o size=2m tmpfs data/mesh
+{python} -m flows.mesh > full.log 2>&1 && exit 9
+ls data/mesh > full.shards
+mount -o remount,size=100m data/mesh
+{python} -m flows.mesh > room.log 2>&1
+mkdir -p kept && cp data/mesh/*.parquet kept
+"""
+
+
+def test_a_full_disk_stops_it_with_a_line_and_it_goes_on_where_it_was(split: Checkout):
+    may = ["unshare", *([] if os.geteuid() == 0 else ["-r"]), "-m"]
+    tried = subprocess.run([*may, "sh", "-c", "mount -t tmpfs tmpfs /mnt"], capture_output=True)
+    if tried.returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    folder = split.folder
+    before = rows(folder / "data/mesh")
+    shutil.rmtree(folder / "kept", ignore_errors=True)
+    done = subprocess.run(
+        [*may, "sh", "-c", SCRIPT.format(python=sys.executable)], cwd=folder, env=split.environment, timeout=800
+    )
+    full = (folder / "full.log").read_text()
+    assert done.returncode == 0, full[-3000:]
+    (line,) = [line for line in full.splitlines() if line.startswith("physique: ")]
+    assert "No space left on device" in line and "make room and run the same command again" in line
+    finished = (folder / "full.shards").read_text().split()
+    assert finished and f"{len(finished)} of 6 shards are finished and kept" in line
+    assert "Traceback" not in full
+    kept = {path.name for path in Path(folder / "kept").iterdir()}
+    assert set(finished) < kept and len(kept) == 6
+    close(rows(folder / "kept"), before)
+
+
+def test_another_run_over_the_same_photos_starts_no_worker(checkout: Checkout):
+    """A look at the shards is all that it takes."""
+    out = checkout.folder / "data/mesh"
+    before = {path.name: path.stat().st_mtime_ns for path in shard_paths(out)}
+    checkout.run("flows.mesh")
+    assert {path.name: path.stat().st_mtime_ns for path in shard_paths(out)} == before
+    took = json.loads((checkout.folder / ".physique/durations.json").read_text())["mesh"]
+    assert took < 60
