@@ -40,7 +40,7 @@ sys.path.insert(0, str(ROOT))  # where nothing is installed
 
 # ruff: noqa: E402
 from bench.mesh_cases import Middle, made_up_body, made_up_weights, photos_of
-from bench.mesh_engines import Progress, by_processes, by_ray, has_ray, table_seconds
+from bench.mesh_engines import Progress, by_processes, by_ray, by_ray_data, has_ray, table_seconds
 from bench.timing import chip, data_sheet
 from model.extract import Recipe
 from model.images import crop_person, decode, decode_reduced
@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--batches", type=int, nargs="+", help="batches for the network alone")
     parser.add_argument("--decoders", type=int, help="decoding workers per network; none on a CPU, else all cores but one")
+    parser.add_argument("--engine", default="ours", choices=["ours", "processes", "data"], help="of (b); data: Ray Data")
     parser.add_argument("--seconds", type=float, default=8.0, help="per batch of the network alone")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
@@ -169,9 +170,12 @@ def main() -> None:
         if cuda:
             networks = network_alone(network, batches, asked.device, asked.seconds)
             batch = min(networks, key=lambda one: networks[one])
-        run = by_ray if ray else by_processes
-        before = apart()
-        done: Progress = run(recipe, None if somebody else Middle(), photos, batch, decoders, asked.device, asked.compile)
+        run = by_ray if ray and asked.engine == "ours" else by_processes
+        before, who = apart(), None if somebody else Middle()
+        if asked.engine == "data":
+            done: Progress = by_ray_data(recipe, photos, batch, decoders)
+        else:
+            done = run(recipe, who, photos, batch, decoders, asked.device, asked.compile)
         after = apart()
 
     found = {key: mean(before[key], after[key]) for key in before}
@@ -213,7 +217,8 @@ def report(asked, photos, apart, batch, done, flop, decoders, precision, ray, co
         f"{chip(device)}, {cores} cores, load {os.getloadavg()[0]:.1f}; torch {torch.__version__}; "
         f"{time.strftime('%Y-%m-%d')}",
         "",
-        f"Engine: {'Prefect and Ray' if ray else 'processes'}, {done.networks} network(s), {decoders} decoders each.",
+        f"Engine: {'Prefect and Ray' if ray and asked.engine == 'ours' else asked.engine}, {done.networks} network(s), "
+        f"{decoders} decoders each.",
         "",
         "| | photos/s | of (b) |",
         "|---|--:|--:|",

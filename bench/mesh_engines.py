@@ -168,3 +168,51 @@ def table_seconds(network: Any, prepared: Any, folder: Path) -> float:
             started = time.process_time()
         write_table(check(mesh_table(ids, rows), "mesh"), folder / "rows.parquet")
     return (time.process_time() - started) / (5 * len(rows))
+
+
+def by_ray_data(recipe: Recipe, photos: list[bytes], batch: int, decoders: int) -> Progress:
+    """Instead of our engine: Ray Data reads, decodes and computes, on the same actors (bench/mesh.py --engine data)."""
+    import hashlib
+
+    import pyarrow as pa
+    import ray
+
+    from tasks.features import DecodeActor, MeshActor
+    from tasks.tables import write_table
+
+    cores, done = len(os.sched_getaffinity(0)), Progress(1)
+
+    class Decode(DecodeActor):
+        def __call__(self, rows: pa.Table) -> dict[str, list]:
+            ids, prepared = self.compute((rows["photo_id"].to_pylist(), rows["bytes"].to_pylist()))
+            return {"work": [(ids, prepared)]}
+
+    class Network(MeshActor):
+        def __call__(self, rows: Any) -> pa.Table:
+            if isinstance(rows, pa.Table):
+                return self.compute((rows["photo_id"].to_pylist(), rows["bytes"].to_pylist()))
+            return pa.concat_tables([self.compute(work) for work in rows["work"]])
+
+    networks = {"recipe": recipe, "extractor": "bench", "device": "cpu", "threads": 1, "compile": False}
+    with TemporaryDirectory() as temporary:
+        ids = [hashlib.sha256(data + str(k).encode()).hexdigest() for k, data in enumerate(photos)]
+        for k in range(0, len(photos), 2 * batch):
+            part = {"photo_id": ids[k : k + 2 * batch], "bytes": pa.array(photos[k : k + 2 * batch], pa.binary())}
+            write_table(pa.table(part), Path(temporary) / f"photos/{k:06d}.parquet")
+        ray.init(address="local", include_dashboard=False, log_to_driver=False)
+        data = ray.data.read_parquet(f"{temporary}/photos")
+        share = cores / (cores * (1 + decoders))
+        if decoders:
+            data = data.map_batches(
+                Decode, fn_constructor_args=(recipe,), batch_size=batch, batch_format="pyarrow", num_cpus=share,
+                concurrency=cores * decoders,
+            )  # fmt: skip
+        data = data.map_batches(
+            Network, fn_constructor_kwargs=networks | {"prepares": not decoders}, num_cpus=share, concurrency=cores,
+            batch_size=1 if decoders else batch, batch_format="default" if decoders else "pyarrow",
+        )  # fmt: skip
+        for rows in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+            write_table(rows, Path(temporary) / f"mesh/{len(done.seen)}.parquet")
+            done.note(len(rows))
+        ray.shutdown()
+    return done

@@ -28,7 +28,7 @@ class SmplerNetwork:
 
     def __init__(self, model: SMPLerX, device: str = "cpu", precision: str = "fp32", compile: bool = False):
         self.model, self.device = model.to(device).quick(PRECISIONS[precision]), device
-        self.body, self.fill = model.body, 0
+        self.body, self.fill, self.precision = model.body, 0, precision
         self.compiled = compile
         if compile:
             forward: Any = torch.compile(self.model.encoder.forward_features, dynamic=False)
@@ -50,6 +50,8 @@ class SmplerNetwork:
         if self.device != "cpu":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         said = self.model.rows(pixels.permute(0, 3, 1, 2).float() / 255)
+        if not bool(torch.isfinite(said.camera).all() & torch.isfinite(said.betas).all()):
+            raise ValueError(f"SMPLer-X gives numbers that are not finite in {self.precision}; set mesh.precision to bf16")
         said = said._replace(vertices=said.vertices.flatten(1).half())
         return tuple(field[:people].cpu() for field in said)
 

@@ -30,7 +30,7 @@ def mesh_recipe(body: Path, meshnet: Path, settings: Mesh) -> Recipe:
 
     precision = settings.precision
     if precision == "auto":
-        precision = "bf16" if settings.gpus_per_actor and settings.network != "tiny" else "fp32"
+        precision = "fp16" if settings.gpus_per_actor and settings.network != "tiny" else "fp32"
     recipe = Recipe(
         body=str(body_file(body)[0].resolve()),
         mesh_net=str(meshnet.resolve()),
