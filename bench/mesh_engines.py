@@ -204,7 +204,7 @@ def by_ray_data(recipe: Recipe, photos: list[bytes], batch: int, decoders: int) 
         share = cores / (cores * (1 + decoders))
         if decoders:
             data = data.map_batches(
-                Decode, fn_constructor_args=(recipe,), batch_size=batch, batch_format="pyarrow", num_cpus=share,
+                Decode, fn_constructor_args=(recipe, "cpu"), batch_size=batch, batch_format="pyarrow", num_cpus=share,
                 concurrency=cores * decoders,
             )  # fmt: skip
         data = data.map_batches(

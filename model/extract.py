@@ -93,7 +93,7 @@ class Recipe:
     def preparer(self, device: str = "cpu") -> Preparer:
         """The part that needs photos."""
         detector = make_detector(self.detector, self._net(device), self.detector_weights, device)
-        return Preparer(detector, self.people, crops=self.network != TINY)
+        return Preparer(detector, self.people, self.network != TINY, device)
 
     def make_network(self, device: str = "cpu", compile: bool = False) -> TinyNetwork | SmplerNetwork:
         """The part that needs an accelerator."""

@@ -6,12 +6,14 @@ Decoding and cutting need no mesh network and networks no photos, so that many o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from model.detect import Box, Detector, pick_largest
-from model.images import UnreadableImage, decode_reduced, person_rectangle
+from model.images import UnreadableImage, person_rectangle
+from model.jpeg import Decoded, alone, decode_batch
 from model.warp import opencv, shrink, three_points, warp
 
 WORKING_SIDE = 1536
@@ -53,24 +55,23 @@ class Preparer:
     Args:
         people: `largest`, or `all` whom the detector sees.
         crops: whether the network wants crops (SMPLer-X) or photos (the small one, which looks twice).
+        device: where JPEGs are decoded.
     """
 
-    def __init__(self, detector: Detector, people: str = "largest", crops: bool = False):
+    def __init__(self, detector: Detector, people: str = "largest", crops: bool = False, device: str = "cpu"):
         if cv2 := opencv():
             cv2.setNumThreads(1)  # preparers run side by side
-        self.detector, self.people, self.cut = detector, people, crops
+        self.detector, self.people, self.cut, self.device = detector, people, crops, device
 
     def __call__(self, photos: list[bytes]) -> Prepared:
         """Nothing is raised for a bad photo."""
         done = Prepared(len(photos))
         crops = []
-        for number, data in enumerate(photos):
-            try:
-                reduced, span = decode_reduced(data, WORKING_SIDE)
-            except UnreadableImage as error:
-                done.others[number] = ("unreadable", str(error))
+        for number, decoded in enumerate(self._decoded(photos)):
+            if isinstance(decoded, UnreadableImage):
+                done.others[number] = ("unreadable", str(decoded))
                 continue
-            image = np.asarray(reduced)
+            image, span = decoded
             boxes = self._choose(self.detector(image))
             for box in boxes:
                 size = (image.shape[1] * span, image.shape[0] * span)
@@ -86,6 +87,12 @@ class Preparer:
         if self.cut:
             done.crops = np.stack(crops) if crops else np.zeros((0, 256, 192, 3), np.uint8)
         return done
+
+    def _decoded(self, photos: list[bytes]) -> Iterable[Decoded]:
+        """On a CPU one after the other, so that only one is held; on a GPU together."""
+        if self.device == "cpu":
+            return (alone(data, WORKING_SIDE) for data in photos)
+        return decode_batch(photos, WORKING_SIDE, self.device)
 
     def _choose(self, boxes: list[Box]) -> list[Box]:
         if self.people == "all":

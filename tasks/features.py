@@ -41,9 +41,9 @@ def settle(threads: int) -> None:
 class DecodeActor:
     """Decodes photos, finds people and cuts them out, for a network elsewhere."""
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, device: str):
         settle(1)
-        self.prepare = recipe.preparer()
+        self.prepare = recipe.preparer(device)
 
     def compute(self, batch: tuple[list[str], list[bytes]]) -> tuple[list[str], Prepared]:
         ids, photos = batch
@@ -80,7 +80,9 @@ def mesh_crews(recipe: Recipe, extractor: str, settings: Mesh) -> list[Crew]:
     networks = Crew(MeshActor, arguments, settings.actors, settings.cpus_per_actor, settings.gpus_per_actor)
     if not settings.decoders:
         return [networks]
-    return [Crew(DecodeActor, {"recipe": recipe}, settings.actors * settings.decoders), networks]
+    decoding = {"recipe": recipe, "device": device_for(settings.gpus_per_decoder)}
+    decoders = settings.actors * settings.decoders
+    return [Crew(DecodeActor, decoding, decoders, gpus=settings.gpus_per_decoder), networks]
 
 
 class EmbedActor:

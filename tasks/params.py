@@ -97,6 +97,7 @@ class Mesh(_Section):
     decoders: Zero
     cpus_per_actor: Count
     gpus_per_actor: NotNegative
+    gpus_per_decoder: NotNegative
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     compile: bool
 
