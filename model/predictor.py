@@ -122,7 +122,7 @@ class Predictor:
         body = _own_file("body model", about["body"]) if "path" in about["body"] else bundle / "body.npz"
         weights = about.get("encoder_weights")
         mesh_net = bundle / "mesh_net"
-        mesh = about["mesh"]
+        mesh = about.get("mesh") or {"detector": about["detector"]}  # of bundles from before there was SMPLer-X
         own = {name: str(_own_file(f"mesh.{name}", mesh[name])) for name in ("weights", "detector_weights") if name in mesh}
         self.extractor = Extractor(Recipe(str(body), str(mesh_net), **(mesh | own)), device)
         self.bank = load_bank(bundle / "bank") if about["personal"] else None

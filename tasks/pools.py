@@ -38,10 +38,10 @@ class Pool:
     def __init__(self, crew: Crew, share: float, starved: Callable[[Pool], None]):
         import ray
 
+        self.crew, self.starved, self.gone, self.claim = crew, starved, set[int](), round(crew.cpus * share, 4)
+        options = {"num_cpus": self.claim, "num_gpus": crew.gpus}
         # max_restarts: Ray starts the process again; retrying the call is left to Prefect, which shows it.
-        options = {"num_cpus": round(crew.cpus * share, 4), "num_gpus": crew.gpus}
         remote = ray.remote(**options, max_restarts=-1, max_task_retries=0)(crew.actor)
-        self.crew, self.starved, self.gone = crew, starved, set[int]()
         self.actors = [remote.remote(**crew.arguments) for _ in range(crew.count)]
         self.load = [0] * crew.count
         self.away = {k: actor.__ray_ready__.remote() for k, actor in enumerate(self.actors)}
@@ -160,6 +160,9 @@ class Line:
 
     def _make_room(self, pool: Pool) -> None:
         """For a crew without anybody: on what is left of a cluster one crew must not keep the others out."""
+        claimed = sum(each.claim * (each.crew.count - len(each.gone)) for each in self.pools)
+        if claimed <= _cpus():
+            return  # there is room for all: they are on their way
         needs = f"{pool.crew.cpus:g} CPU" + (f" and {pool.crew.gpus:g} GPU" if pool.crew.gpus else "")
         said = f"waiting for a {pool.crew.actor.__name__} with {needs}: the Ray cluster has no room for one"
         print(said, file=sys.stderr)
@@ -179,11 +182,17 @@ class Line:
             pool.close()
 
 
+def _cpus() -> float:
+    """CPUs of the cluster as it is now."""
+    import ray
+
+    return sum(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
+
+
 def _share(crews: Sequence[Crew]) -> float:
     """What part of the CPUs asked for is claimed: all, or what a single machine has, so that everybody gets to work."""
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    single = sum(node["Alive"] for node in ray.nodes()) == 1
     asked = sum(crew.count * crew.cpus for crew in crews)
-    there = sum(node["Resources"].get("CPU", 0.0) for node in nodes)
-    return min(1.0, there / asked) if len(nodes) == 1 and asked else 1.0
+    return min(1.0, 0.9999 * _cpus() / asked) if single and asked else 1.0
