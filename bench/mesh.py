@@ -152,7 +152,7 @@ def main() -> None:
         prepare = recipe.preparer() if somebody else Preparer(Middle(), crops=True)
         model = SMPLerX.from_checkpoint(weights, asked.size, body, asked.device)
         flop = flop_of(model)
-        network = SmplerNetwork(copy.deepcopy(model), asked.device, precision, asked.compile)
+        network = SmplerNetwork(copy.deepcopy(model), asked.device, precision, asked.compile, max(batches))
         few = photos[: max(4, min(12, len(photos)))]
 
         def apart() -> dict[str, Any]:

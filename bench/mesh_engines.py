@@ -193,7 +193,7 @@ def by_ray_data(recipe: Recipe, photos: list[bytes], batch: int, decoders: int) 
                 return self.compute((rows["photo_id"].to_pylist(), rows["bytes"].to_pylist()))
             return pa.concat_tables([self.compute(work) for work in rows["work"]])
 
-    networks = {"recipe": recipe, "extractor": "bench", "device": "cpu", "threads": 1, "compile": False}
+    networks = {"recipe": recipe, "extractor": "bench", "device": "cpu", "threads": 1, "compile": False, "batch": batch}
     with TemporaryDirectory() as temporary:
         ids = [hashlib.sha256(data + str(k).encode()).hexdigest() for k, data in enumerate(photos)]
         for k in range(0, len(photos), 2 * batch):
@@ -201,7 +201,7 @@ def by_ray_data(recipe: Recipe, photos: list[bytes], batch: int, decoders: int) 
             write_table(pa.table(part), Path(temporary) / f"photos/{k:06d}.parquet")
         ray.init(address="local", include_dashboard=False, log_to_driver=False)
         data = ray.data.read_parquet(f"{temporary}/photos")
-        share = cores / (cores * (1 + decoders))
+        share = round(0.75 / (1 + decoders), 3)  # of a CPU: with all of them claimed the reading tasks never start
         if decoders:
             data = data.map_batches(
                 Decode, fn_constructor_args=(recipe, "cpu"), batch_size=batch, batch_format="pyarrow", num_cpus=share,

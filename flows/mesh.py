@@ -31,7 +31,7 @@ def mesh(
     settings, started, photos = load_params().mesh, time.monotonic(), Path(cohort) / "photos"
     recipe = mesh_recipe(Path(body), Path(meshnet), settings)
     extractor = recipe.identity()
-    note = ""
+    note, taken = "", 0
     if recipe.cache:
         taken, unusable = take_cached(Path(recipe.cache), photos, Path(out), Path(recipe.body), extractor, settings.shard)
         note = f"{taken:,} taken from {Path(recipe.cache).name}, {len(unusable):,} of its entries could not be used. "
@@ -39,7 +39,7 @@ def mesh(
     crews = mesh_crews(recipe, extractor, settings)
     done = compute_table("mesh", "extractor", extractor, photos, Path(out), settings.shard, settings.batch, crews)
     statuses = Counter(largest(read_shards(out, ["status", "person"]))["status"].to_pylist())
-    seen = {"computed": done["computed"], "reused": done["kept"], "seconds": time.monotonic() - started}
+    seen = {"computed": done["computed"], "reused": done["kept"] - taken, "seconds": time.monotonic() - started}
     sheet = contact_sheet(cards(photos, Path(out), Path(recipe.body), count=12))
     publish("mesh", shard_summary("mesh", dict(statuses), **seen, picture=sheet, note=note))
     return done

@@ -95,7 +95,7 @@ class Recipe:
         detector = make_detector(self.detector, self._net(device), self.detector_weights, device)
         return Preparer(detector, self.people, self.network != TINY, device)
 
-    def make_network(self, device: str = "cpu", compile: bool = False) -> TinyNetwork | SmplerNetwork:
+    def make_network(self, device: str = "cpu", compile: bool = False, batch: int = 64) -> TinyNetwork | SmplerNetwork:
         """The part that needs an accelerator."""
         from model.smpler_x import SMPLerX
 
@@ -103,7 +103,7 @@ class Recipe:
         if self.network == TINY:
             return TinyNetwork(load_mesh_net(Path(self.mesh_net), device), load_body(self.body, device), device)
         model = SMPLerX.from_checkpoint(str(self.weights), self.network, self.body)
-        return SmplerNetwork(model, device, self.precision, compile)
+        return SmplerNetwork(model, device, self.precision, compile, batch)
 
     def _net(self, device: str = "cpu"):
         return load_mesh_net(Path(self.mesh_net), device) if self.looks_for_itself else None

@@ -20,16 +20,20 @@ class SmplerNetwork:
 
     Args:
         precision: of encoder and deconvolutions; rotations, body model and soft-argmax stay float32.
-        compile: torch.compile the encoder; every batch is then filled up to the largest one seen, so that it is compiled
-            once.
+        compile: torch.compile the encoder, once: what is less than a batch is filled up to one.
+        batch: people per pass at most, however many there are in the photos.
     """
 
     crops = True
 
-    def __init__(self, model: SMPLerX, device: str = "cpu", precision: str = "fp32", compile: bool = False):
+    def __init__(
+        self, model: SMPLerX, device: str = "cpu", precision: str = "fp32", compile: bool = False, batch: int = 64
+    ):
         self.model, self.device = model.to(device).quick(PRECISIONS[precision]), device
-        self.body, self.fill, self.precision = model.body, 0, precision
+        self.body, self.batch, self.precision = model.body, batch, precision
         self.compiled = compile
+        if precision == "fp32":
+            torch.backends.cudnn.allow_tf32 = False  # else convolutions on a GPU have ten bits
         if compile:
             forward: Any = torch.compile(self.model.encoder.forward_features, dynamic=False)
             self.model.encoder.forward_features = forward
@@ -45,13 +49,13 @@ class SmplerNetwork:
         """(B, 256, 192, 3) uint8 → the fields of `Rows` on the CPU, vertices (B, 31425) float16."""
         people = len(pixels)
         if self.compiled:
-            self.fill = max(self.fill, people)
-            pixels = torch.cat([pixels, pixels.new_zeros(self.fill - people, *pixels.shape[1:])])
+            pixels = torch.cat([pixels, pixels.new_zeros(self.batch - people, *pixels.shape[1:])])
         if self.device != "cpu":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         said = self.model.rows(pixels.permute(0, 3, 1, 2).float() / 255)
-        if not bool(torch.isfinite(said.camera).all() & torch.isfinite(said.betas).all()):
-            raise ValueError(f"SMPLer-X gives numbers that are not finite in {self.precision}; set mesh.precision to bf16")
+        if not all(bool(torch.isfinite(field[:people]).all()) for field in said):
+            advice = "; set mesh.precision to bf16" if self.precision == "fp16" else ""
+            raise ValueError(f"SMPLer-X gives numbers that are not finite in {self.precision}{advice}")
         said = said._replace(vertices=said.vertices.flatten(1).half())
         return tuple(field[:people].cpu() for field in said)
 
@@ -61,7 +65,8 @@ class SmplerNetwork:
             return []
         assert prepared.crops is not None
         pixels = torch.from_numpy(prepared.crops)
-        betas, poses, cameras, vertices, points, volumes = (field.numpy() for field in self._look(pixels))
+        parts = [self._look(part) for part in pixels.split(self.batch)]
+        betas, poses, cameras, vertices, points, volumes = (torch.cat(part).numpy() for part in zip(*parts))
         rows = []
         for k, person in enumerate(prepared.people):
             assert person.matrix is not None

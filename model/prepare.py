@@ -72,7 +72,7 @@ class Preparer:
                 done.others[number] = ("unreadable", str(decoded))
                 continue
             image, span = decoded
-            boxes = self._choose(self.detector(image))
+            boxes = self._choose(self.detector(image), image.shape[1], image.shape[0])
             for box in boxes:
                 size = (image.shape[1] * span, image.shape[0] * span)
                 if self.cut:
@@ -94,11 +94,21 @@ class Preparer:
             return (alone(data, WORKING_SIDE) for data in photos)
         return decode_batch(photos, WORKING_SIDE, self.device)
 
-    def _choose(self, boxes: list[Box]) -> list[Box]:
+    def _choose(self, boxes: list[Box], width: int, height: int) -> list[Box]:
+        boxes = [box for box in boxes if _inside(box, width, height)]
         if self.people == "all":
-            return sorted((box for box in boxes if box.area > 0), key=lambda box: -box.area)
+            return sorted(boxes, key=lambda box: -box.area)
         largest = pick_largest(boxes)
         return [largest] if largest else []
+
+
+def _inside(box: Box, width: int, height: int) -> bool:
+    """Whether something of a box is left in the photo; detectors give slivers at its edge."""
+    try:
+        person_rectangle(box.xyxy(), width, height)
+    except ValueError:
+        return False
+    return box.area > 0
 
 
 def wider(matrix: np.ndarray, span: int) -> np.ndarray:

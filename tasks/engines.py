@@ -62,6 +62,7 @@ def keep(owner: int, state: Path) -> None:
     log = state.with_suffix(".log").open("w")
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_UI_ENABLED": "true"}
+    quiet["PREFECT_SERVER_UI_API_URL"] = url  # else the page looks for its API at the usual port
     server = None
     if not os.environ.get("PREFECT_API_URL"):
         server = subprocess.Popen(

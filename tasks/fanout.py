@@ -16,7 +16,7 @@ from typing import Any
 from prefect import task
 from prefect.futures import as_completed
 
-from tasks.pools import Crew, Line
+from tasks.pools import Crew, Gone, Line
 
 __all__ = ["Crew", "Halted", "Piece", "fan_out"]
 
@@ -41,7 +41,7 @@ def _again(task: Any, run: Any, state: Any) -> bool:
     """Whether a failed shard is tried again: not if the disk is full."""
     try:
         state.result()
-    except Halted:
+    except (Halted, Gone):
         return False
     except Exception:
         return True
@@ -96,8 +96,8 @@ def fan_out(
     if not pieces:
         return
     connect()
-    line = Line(crews)
     failed: list[str] = []
+    line = Line(crews)
     try:
         futures = [compute_shard.submit(piece, read, line, write) for piece in pieces]
         with progress(label, sum(piece.rows for piece in pieces)) as advance:

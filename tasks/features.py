@@ -53,11 +53,13 @@ class DecodeActor:
 class MeshActor:
     """Mesh network and body model, loaded once; photos, prepared or not, to rows of the `mesh` table."""
 
-    def __init__(self, recipe: Recipe, extractor: str, device: str, threads: int, compile: bool, prepares: bool):
+    def __init__(
+        self, recipe: Recipe, extractor: str, device: str, threads: int, compile: bool, prepares: bool, batch: int
+    ):
         settle(threads)
         self.extractor = extractor
         self.prepare = recipe.preparer(device) if prepares else None
-        self.network = recipe.make_network(device, compile)
+        self.network = recipe.make_network(device, compile, batch)
 
     def compute(self, batch: tuple[list[str], list[bytes] | Prepared]) -> pa.Table:
         from model.extract import rows_of
@@ -76,6 +78,7 @@ def mesh_crews(recipe: Recipe, extractor: str, settings: Mesh) -> list[Crew]:
         "threads": settings.cpus_per_actor,
         "compile": settings.compile,
         "prepares": settings.decoders == 0,
+        "batch": settings.batch,
     }
     networks = Crew(MeshActor, arguments, settings.actors, settings.cpus_per_actor, settings.gpus_per_actor)
     if not settings.decoders:
@@ -139,7 +142,8 @@ def compute_table(
             write_table(check(rows, table), out / f"{name}.parquet")
             computed.append(len(set(rows["photo_id"].to_pylist())))
 
-    crews = [replace(crew, count=min(crew.count, len(pieces))) for crew in crews]
+    batches = sum(-(-piece.rows // batch) for piece in pieces)
+    crews = [replace(crew, count=min(crew.count, batches)) for crew in crews]
     fan_out(table, pieces, crews, read=partial(read_batches, rows=batch), write=write)
     return {"kept": len(done), "computed": sum(computed)}
 

@@ -15,6 +15,9 @@ DETECTORS = "torchvision, or any YOLO or RT-DETR exported to ONNX"
 CLIP = "OpenAI's CLIP (github.com/openai/CLIP), or any timm model's safetensors"
 
 
+OWN = ("auto", "hog", "presence")
+
+
 @dataclass(frozen=True)
 class Licensed:
     """One file: what it is, the setting that names it, what was found, what is used without it, and its publisher."""
@@ -44,7 +47,8 @@ def check_all(params: Params | None = None) -> list[Licensed]:
             SMPLERX,
         ),
         _one("person detector", "mesh.detector_weights", params.mesh.detector_weights,
-             lambda path: _detector(path, params.mesh.detector), "HOG and the small mesh network", DETECTORS),
+             lambda path: _detector(path, params.mesh.detector),
+             "HOG and the small mesh network" if params.mesh.detector in OWN else "", DETECTORS),
         _one("cached meshes", "mesh.cache", params.mesh.cache, _cache, "meshes are computed", FRAME),
         _one("image encoder", "embed.weights", params.embed.weights, _state, f"{params.embed.encoder}'s own", CLIP),
         _one("PhysiqueFrame", "model.start", f"{start}.json" if start else None, _file, "training from scratch", FRAME),
@@ -82,7 +86,7 @@ def _smpler_x(path: Path, network: str) -> str:
     size = size_of(path, state)
     keys = len(fitted(path, state, size))
     if network == "tiny":
-        return f"loads: {size}, {keys} keys; not used, for mesh.network is tiny"
+        raise ValueError(f"loads ({size}, {keys} keys), but mesh.network is tiny, which takes no weights")
     if network != size:
         raise ValueError(f"is of size {size}, but mesh.network is {network}")
     return f"loads: {size}, {keys} keys"
@@ -91,7 +95,7 @@ def _smpler_x(path: Path, network: str) -> str:
 def _detector(path: Path, name: str) -> str:
     from model.detect import make_detector
 
-    if name in ("auto", "hog", "presence"):
+    if name in OWN:
         return f"not used: mesh.detector is {name}"
     import numpy as np
 
@@ -115,7 +119,9 @@ def _state(path: Path) -> str:
 
 
 def _file(path: Path) -> str:
-    return "there" if path.with_suffix(".safetensors").is_file() else "its .safetensors is missing"
+    if not path.with_suffix(".safetensors").is_file():
+        raise ValueError(f"{path.with_suffix('.safetensors').name} is missing beside it")
+    return "there"
 
 
 def lines(found: list[Licensed]) -> list[str]:

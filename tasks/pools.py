@@ -8,6 +8,7 @@ left of a cluster one crew does not keep another out.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -17,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+DEATHS = 5
+"""An actor that dies so often while it starts is given up."""
 PATIENCE_S = 20
 """After so many seconds without any worker of a crew another crew makes room for one, if it can spare one."""
 
@@ -32,36 +35,65 @@ class Crew:
     gpus: float = 0.0
 
 
+class Gone(RuntimeError):
+    """A crew has nobody left and will have nobody; one line that says why."""
+
+
 class Pool:
     """A crew at work: a batch goes to the actor that has fewest; one that died is left out until it answers again."""
 
     def __init__(self, crew: Crew, share: float, starved: Callable[[Pool], None]):
         import ray
 
-        self.crew, self.starved, self.gone, self.claim = crew, starved, set[int](), round(crew.cpus * share, 4)
+        # Rounded down: claims that add up to a hair more than there is leave somebody waiting for ever.
+        self.crew, self.starved, self.claim = crew, starved, math.floor(crew.cpus * share * 1e4) / 1e4
         options = {"num_cpus": self.claim, "num_gpus": crew.gpus}
         # max_restarts: Ray starts the process again; retrying the call is left to Prefect, which shows it.
         remote = ray.remote(**options, max_restarts=-1, max_task_retries=0)(crew.actor)
         self.actors = [remote.remote(**crew.arguments) for _ in range(crew.count)]
         self.load = [0] * crew.count
         self.away = {k: actor.__ray_ready__.remote() for k, actor in enumerate(self.actors)}
+        self.gone: dict[int, str] = {}
+        """Actors that never come back, and why."""
+        self.deaths = [0] * crew.count
+        """Times that an actor died before it answered, in a row."""
+        self.patience = time.monotonic() + PATIENCE_S
+        self.closed = False
         self.lock = threading.Condition()
 
     def submit(self, batch: Any) -> tuple[int, Any]:
-        """Number of the actor that takes a batch, and a reference to what will come of it."""
-        begun = time.monotonic()
+        """Number of the actor that takes a batch, and a reference to what will come of it. Raises Gone."""
         while True:
             with self.lock:
-                self._welcome()
-                here = self.here()
-                if here:
-                    chosen = min(here, key=lambda k: self.load[k])
-                    self.load[chosen] += 1
+                chosen = self._choose()
+                starved = chosen is None and time.monotonic() > self.patience
+                if starved:
+                    self.patience = time.monotonic() + PATIENCE_S
+                if chosen is None and not starved:
+                    self.lock.wait(0.2)
+            if chosen is not None:  # outside of the lock: a batch is megabytes that are copied now
+                try:
                     return chosen, self.actors[chosen].compute.remote(batch)
-                self.lock.wait(0.2)
-            if time.monotonic() - begun > PATIENCE_S:
-                begun = time.monotonic()
+                except BaseException:
+                    self.release(chosen, True)
+                    raise
+            if starved:
                 self.starved(self)
+
+    def _choose(self) -> int | None:
+        """The actor that has least to do, with one batch more; None while nobody answers."""
+        if self.closed:
+            raise Gone("the run has ended")
+        self._welcome()
+        here = self.here()
+        if not here:
+            if len(self.gone) == len(self.actors):
+                raise Gone(f"no {self.crew.actor.__name__} is left: {next(iter(self.gone.values()))}")
+            return None
+        chosen = min(here, key=lambda k: self.load[k])
+        self.load[chosen] += 1
+        self.patience = time.monotonic() + PATIENCE_S
+        return chosen
 
     def here(self) -> list[int]:
         """Numbers of the actors that answer."""
@@ -75,12 +107,12 @@ class Pool:
             here = self.here()
             if len(here) < 2:
                 return False
-            self.gone.add(here[-1])
+            self.gone[here[-1]] = "it made room for others"
         ray.kill(self.actors[here[-1]])
         return True
 
     def _welcome(self) -> None:
-        """Take back the actors that answer. Raises what an actor's own start raised, for that will not go away."""
+        """Take back the actors that answer; give up those whose own start fails, or that die again and again in it."""
         import ray
 
         for k, answer in list(self.away.items()):
@@ -88,24 +120,33 @@ class Pool:
                 continue
             try:
                 ray.get(answer)
-            except ray.exceptions.RayActorError as error:
-                if getattr(error, "actor_init_failed", False):
-                    raise
-                self.away[k] = self.actors[k].__ray_ready__.remote()
+            except ray.exceptions.RayError as error:
+                self.deaths[k] += 1
+                failed = getattr(error, "actor_init_failed", False)
+                if failed or self.deaths[k] >= DEATHS:
+                    why = str(error).strip().splitlines()
+                    self.gone[k] = why[-1] if failed and why else f"it died {DEATHS} times while it started (memory?)"
+                    print(f"a {self.crew.actor.__name__} is given up: {self.gone[k]}", file=sys.stderr)
+                else:
+                    self.away[k] = self.actors[k].__ray_ready__.remote()
             else:
+                self.deaths[k] = 0
                 del self.away[k]
 
     def release(self, k: int, well: bool) -> None:
         """A batch of actor `k` has ended; if not well, the actor is left out until it answers."""
         with self.lock:
             self.load[k] -= 1
-            if not well and k not in self.away and k not in self.gone:
+            if not well and k not in self.away and k not in self.gone and not self.closed:
                 self.away[k] = self.actors[k].__ray_ready__.remote()
             self.lock.notify()
 
     def close(self) -> None:
         import ray
 
+        with self.lock:
+            self.closed = True
+            self.lock.notify_all()
         for handle in self.actors:
             ray.kill(handle)
 
@@ -115,7 +156,9 @@ class Line:
 
     def __init__(self, crews: Sequence[Crew]):
         share = _share(crews)
-        self.pools = [Pool(crew, share, self._make_room) for crew in crews]
+        self.pools: list[Pool] = []
+        for crew in reversed(crews):  # those at the end need the accelerator: they choose their place first
+            self.pools.insert(0, Pool(crew, share, self._make_room))
         last = crews[-1].count
         self.places = threading.Semaphore(2 * last)  # the next shard is under way while one is written
         self.window = 1 + max(1, -(-sum(crew.count for crew in crews) // (2 * last)))
@@ -139,10 +182,15 @@ class Line:
         return out
 
     def _start(self, batch: Any) -> tuple[Any, list[tuple[Pool, int]]]:
-        hands = []
-        for pool in self.pools:
-            k, batch = pool.submit(batch)
-            hands.append((pool, k))
+        hands: list[tuple[Pool, int]] = []
+        try:
+            for pool in self.pools:
+                k, batch = pool.submit(batch)
+                hands.append((pool, k))
+        except BaseException:
+            for pool, k in hands:
+                pool.release(k, True)
+            raise
         return batch, hands
 
     def _collect(self, under_way: deque[tuple[Any, list[tuple[Pool, int]]]]) -> Any:
@@ -160,12 +208,12 @@ class Line:
 
     def _make_room(self, pool: Pool) -> None:
         """For a crew without anybody: on what is left of a cluster one crew must not keep the others out."""
-        claimed = sum(each.claim * (each.crew.count - len(each.gone)) for each in self.pools)
-        if claimed <= _cpus():
+        needs = f"{pool.claim:g} CPU" + (f" and {pool.crew.gpus:g} GPU" if pool.crew.gpus else "")
+        print(f"waiting for a {pool.crew.actor.__name__} ({needs}): none has started yet", file=sys.stderr)
+        claimed = [sum(each.claim * (each.crew.count - len(each.gone)) for each in self.pools)]
+        claimed += [sum(each.crew.gpus * (each.crew.count - len(each.gone)) for each in self.pools)]
+        if claimed[0] <= _there("CPU") and claimed[1] <= _there("GPU"):
             return  # there is room for all: they are on their way
-        needs = f"{pool.crew.cpus:g} CPU" + (f" and {pool.crew.gpus:g} GPU" if pool.crew.gpus else "")
-        said = f"waiting for a {pool.crew.actor.__name__} with {needs}: the Ray cluster has no room for one"
-        print(said, file=sys.stderr)
         for other in self.pools:
             if other is not pool and other.spare():
                 print(f"one {other.crew.actor.__name__} less makes room", file=sys.stderr)
@@ -182,17 +230,27 @@ class Line:
             pool.close()
 
 
-def _cpus() -> float:
-    """CPUs of the cluster as it is now."""
+def _there(kind: str) -> float:
+    """CPUs or GPUs of the cluster as it is now."""
     import ray
 
-    return sum(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
+    return sum(node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"])
 
 
 def _share(crews: Sequence[Crew]) -> float:
-    """What part of the CPUs asked for is claimed: all, or what a single machine has, so that everybody gets to work."""
+    """What part of the CPUs asked for is claimed: all, or what a single machine has, so that everybody gets to work.
+
+    Raises:
+        ValueError: GPUs are asked for that the single machine does not have.
+    """
     import ray
 
     single = sum(node["Alive"] for node in ray.nodes()) == 1
+    gpus = sum(crew.count * crew.gpus for crew in crews)
+    if single and gpus > _there("GPU"):
+        raise ValueError(
+            f"{gpus:g} GPUs are asked for and {_there('GPU'):g} are there; set gpus_per_actor, gpus_per_decoder, actors or "
+            "decoders (which are per actor) lower"
+        )
     asked = sum(crew.count * crew.cpus for crew in crews)
-    return min(1.0, 0.9999 * _cpus() / asked) if single and asked else 1.0
+    return min(1.0, _there("CPU") / asked) if single and asked else 1.0

@@ -73,6 +73,14 @@ def test_a_row_does_not_hang_on_its_batch(extractor, mannequins):
         np.testing.assert_allclose(together.points, alone.points, atol=0.1)
 
 
+def test_a_crowd_is_looked_at_in_parts(extractor, mannequins):
+    """However many people a batch of photos holds, the network sees no more than its own batch at once."""
+    prepared = extractor.prepare([shot.data for shot in mannequins[:5]])
+    network = SmplerNetwork(extractor.network.model, batch=2)
+    for part, whole in zip(network.rows(prepared), extractor.network.rows(prepared), strict=True):
+        np.testing.assert_allclose(part.betas, whole.betas, atol=1e-4)
+
+
 @pytest.mark.parametrize(("precision", "millimetres"), [("fp16", 1.0), ("bf16", 8.0)])
 def test_what_a_precision_costs(extractor, recipe, mannequins, precision, millimetres):
     rough = Extractor(replace(recipe, precision=precision))

@@ -137,3 +137,19 @@ def test_boxes_of_a_reduced_photo_are_the_photos(monkeypatch):
 def test_nobody_at_all():
     done = Preparer(Two(), crops=True)([b"", io.BytesIO().getvalue()])
     assert done.crops.shape == (0, 256, 192, 3) and not done.people
+
+
+@pytest.mark.parametrize("people", ["largest", "all"])
+@pytest.mark.parametrize("crops", [False, True])
+def test_a_sliver_at_the_edge_is_nobody(people, crops):
+    """Detectors give boxes a pixel thin or beyond the photo; there is nothing in them to cut out."""
+
+    class Slivers:
+        settings = "slivers"
+
+        def __call__(self, image: np.ndarray) -> list[Box]:
+            height, width = image.shape[:2]
+            return [Box(width - 0.7, 20, width, 250, 0.9), Box(width + 5, 0, width + 90, 80, 0.9), Box(9, 9, 9, 9, 1.0)]
+
+    done = Preparer(Slivers(), people, crops)([encoded(Image.fromarray(scene(200, 300)), "PNG")])
+    assert done.others == {0: ("no_person", "no person found")} and not done.people

@@ -50,7 +50,8 @@ def test_a_checkpoint_that_loads(weights):
     one = found(params(network="s32", weights=str(weights)), "mesh.weights")
     assert not one.broken and one.found == "loads: s32, 223 keys"
     one = found(params(weights=str(weights)), "mesh.weights")
-    assert not one.broken and "not used, for mesh.network is tiny" in one.found
+    assert one.broken and "but mesh.network is tiny, which takes no weights" in one.found
+    assert found(params(detector="onnx"), "mesh.detector_weights").found == "not named, and needed"
 
 
 def test_what_is_wrong_is_told(tmp_path, weights):
