@@ -32,15 +32,19 @@ def keep_current(folder: Path, wanted: set[str], column: str, key: str) -> set[s
     """
     folder.mkdir(parents=True, exist_ok=True)
 
-    def current(path: Path, photos: set[str]) -> tuple[pa.Table, pa.ChunkedArray]:
+    asked = pa.array(sorted(wanted), pa.string())  # once: it is as long as the cohort
+
+    def current(path: Path) -> tuple[pa.Table, pa.ChunkedArray]:
         head = read_table(path, ["photo_id", column])
-        there = pc.is_in(head["photo_id"], pa.array(sorted(photos), pa.string()))
-        return head, pc.and_(there, pc.equal(head[column], key))
+        return head, pc.and_(pc.is_in(head["photo_id"], asked), pc.equal(head[column], key))
 
     done: set[str] = set()
+    heads = {path: current(path) for path in shard_paths(folder)}
     # Whole shards first: a killed run may have left a shard beside the longer one that it was made from.
-    for path in sorted(shard_paths(folder), key=lambda path: not pc.all(current(path, wanted)[1]).as_py()):
-        head, fresh = current(path, wanted - done)
+    for path in sorted(heads, key=lambda path: not pc.all(heads[path][1]).as_py()):
+        head, fresh = heads[path]
+        if done:
+            fresh = pc.and_(fresh, pa.array([photo not in done for photo in head["photo_id"].to_pylist()]))
         ids = head["photo_id"].filter(fresh).to_pylist()
         if len(ids) < len(head):
             if ids:
