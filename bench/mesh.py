@@ -208,6 +208,7 @@ def report(asked, photos, apart, batch, done, flop, decoders, precision, ray, co
     """Markdown to standard output, the same as JSON where asked."""
     reference, networks, parts, whole_decode = apart["a"], apart["networks"], apart["parts"], apart["whole"]
     best, device = min(networks, key=lambda one: networks[one]), torch.device(asked.device)
+    engine = {"data": "Ray Data", "ours": "Prefect and Ray" if ray else "processes"}.get(asked.engine, asked.engine)
     cuda, seconds = device.type == "cuda", done.wall_per_photo
     megabytes = sum(map(len, photos)) / len(photos) / 1e6
     ceiling = networks[best] if cuda else networks[best] / cores
@@ -217,7 +218,7 @@ def report(asked, photos, apart, batch, done, flop, decoders, precision, ray, co
         f"{chip(device)}, {cores} cores, load {os.getloadavg()[0]:.1f}; torch {torch.__version__}; "
         f"{time.strftime('%Y-%m-%d')}",
         "",
-        f"Engine: {'Prefect and Ray' if ray and asked.engine == 'ours' else asked.engine}, {done.networks} network(s), "
+        f"Engine: {engine}, {done.networks} network(s), "
         f"{decoders} decoders each.",
         "",
         "| | photos/s | of (b) |",
