@@ -21,11 +21,15 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture
-def split(checkout: Checkout) -> Iterator[Checkout]:
-    """The checkout with decoders that feed its networks, and small shards; afterwards as it was."""
+def split(checkout: Checkout, tmp_path: Path) -> Iterator[Checkout]:
+    """The checkout with decoders that feed its networks, and small shards; afterwards as it was, to the byte."""
+    out = checkout.folder / "data/mesh"
+    shutil.copytree(out, tmp_path / "mesh")
     small_params(checkout.folder, mesh={"decoders": 1, "shard": 15, "batch": 5})
     yield checkout
     small_params(checkout.folder)
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(tmp_path / "mesh", out)
 
 
 def one_outcome_each(checkout: Checkout) -> None:
