@@ -34,7 +34,7 @@ from model.checkpoint import file_hash
 from model.images import apply_affine, invert_affine, person_rectangle
 from model.mesh_row import MeshRow
 from model.pose_graph import PIXELS
-from model.state_files import BadCheckpoint, first_line
+from model.state_files import BadCheckpoint, first_line, whole_archive
 from model.views import REFERENCE_FOCAL, REFERENCE_ROWS
 
 MESH_POINT, BODY_POSE, BODY_SHAPE, _, BOX, JOINT_PROJ, VOLUME = range(7)
@@ -297,8 +297,8 @@ def _load(path: Path) -> Any:
     zipped = start == b"PK"
     if not zipped and start[:1] != b"\x80":
         raise BadCheckpoint(f"{path}: not a file of torch.save")
-    if zipped:
-        _check_archive(path)
+    if zipped and any(member.compress_type != zipfile.ZIP_STORED for member in whole_archive(path)):
+        raise BadCheckpoint(f"{path}: packed with compression, expected it as torch.save writes it")  # read as numbers
     try:
         with safe_globals(STANDINS):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -310,16 +310,3 @@ def _load(path: Path) -> Any:
         raise BadCheckpoint(f"{path}: {what}; nothing was run") from None
     except Exception as error:  # a damaged file fails in as many ways as it has parts
         raise BadCheckpoint(f"{path}: damaged, truncated or not a file of torch.save ({first_line(error)})") from None
-
-
-def _check_archive(path: Path) -> None:
-    """torch itself compares no checksums, and would take packed bytes for numbers."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-                raise BadCheckpoint(f"{path}: packed with compression, expected it as torch.save writes it")
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
-        raise BadCheckpoint(f"{path}: damaged or truncated ({first_line(error)})") from None
-    if damaged is not None:
-        raise BadCheckpoint(f"{path}: damaged ({damaged} is not what was saved)")

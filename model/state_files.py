@@ -55,17 +55,8 @@ def _pytorch(path: Path) -> Any:
     with path.open("rb") as stream:
         if stream.read(2) == b"PK" and not zipped:
             raise BadCheckpoint(f"{path}: truncated (the end of the archive is missing)")
-    if zipped:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()  # torch itself compares no checksums
-                program = any(name.endswith("/constants.pkl") for name in archive.namelist())
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
-            raise BadCheckpoint(f"{path}: damaged or truncated ({first_line(error)})") from None
-        if damaged is not None:
-            raise BadCheckpoint(f"{path}: damaged ({damaged} is not what was saved)")
-        if program:
-            return _program(path)
+    if zipped and any(member.filename.endswith("/constants.pkl") for member in whole_archive(path)):
+        return _program(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
@@ -76,6 +67,18 @@ def _pytorch(path: Path) -> Any:
         raise BadCheckpoint(f"{path}: damaged, or not a file of torch.save; nothing was run") from None
     except Exception as error:  # torch raises RuntimeError, EOFError, ValueError, KeyError on damaged files
         raise BadCheckpoint(f"{path}: damaged or truncated ({first_line(error)})") from None
+
+
+def whole_archive(path: Path) -> list[zipfile.ZipInfo]:
+    """What a zip file of torch.save holds, every checksum compared: torch itself compares none. Raises BadCheckpoint."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged, members = archive.testzip(), archive.infolist()
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
+        raise BadCheckpoint(f"{path}: damaged or truncated ({first_line(error)})") from None
+    if damaged is not None:
+        raise BadCheckpoint(f"{path}: damaged ({damaged} is not what was saved)")
+    return members
 
 
 def _program(path: Path) -> dict[str, Tensor]:

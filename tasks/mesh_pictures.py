@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.compute as pc
 
 from tasks.keyed import read_batches
 from tasks.mesh_table import largest
@@ -28,9 +29,10 @@ def cards(photos: Path, mesh: Path, body: Path, count: int, said: dict[str, dict
     """
     from model.body import load_body
 
-    rows = largest(read_shards(mesh, SHOWN)).to_pylist()
-    odd = [row for row in rows if row["status"] != "ok"][: count // 4]
-    chosen = {row["photo_id"]: row for row in [*[r for r in rows if r["status"] == "ok"][: count - len(odd)], *odd]}
+    rows = largest(read_shards(mesh, SHOWN))
+    seen = pc.equal(rows["status"], "ok")
+    odd = rows.filter(pc.invert(seen)).slice(0, count // 4).to_pylist()
+    chosen = {row["photo_id"]: row for row in [*rows.filter(seen).slice(0, count - len(odd)).to_pylist(), *odd]}
     model, found = load_body(body), []
     for path in shard_paths(photos):
         listed = read_table(path, ["photo_id", "name"]).to_pylist()

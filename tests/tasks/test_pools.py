@@ -13,6 +13,7 @@ from ray import cloudpickle
 from tasks import pools
 from tasks.engines import connect, disconnect
 from tasks.pools import Crew, Gone, Line
+from tests.test_survival import wait_for
 
 
 class Double:
@@ -99,7 +100,7 @@ def test_the_end_of_a_run_ends_those_who_wait(line: Line):
 
     thread = threading.Thread(target=shard)
     thread.start()
-    time.sleep(2)
+    wait_for(lambda: line.pools[0].load[0] > 0)  # it has been given something to do
     line.close()
     thread.join(60)
     assert not thread.is_alive() and found
