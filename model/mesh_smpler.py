@@ -24,8 +24,6 @@ class SmplerNetwork:
         batch: people per pass at most, however many there are in the photos.
     """
 
-    crops = True
-
     def __init__(
         self, model: SMPLerX, device: str = "cpu", precision: str = "fp32", compile: bool = False, batch: int = 64
     ):

@@ -47,8 +47,6 @@ def fit_camera(joints: np.ndarray, points: np.ndarray, focal: float) -> np.ndarr
 class TinyNetwork:
     """Prepared photos → rows of their people, in the order of `Prepared.people`."""
 
-    crops = False
-
     def __init__(self, net: MeshNet, body: Body, device: str = "cpu"):
         self.net, self.body, self.device = net.to(device), body.to(device), device
 

@@ -17,7 +17,9 @@ from model.bank import start_bank
 from model.basis import fit_basis
 from model.checkpoint import save_frame
 from model.encoder import ClipEncoder, Encoder
+from model.extract import Recipe
 from model.images import apply_affine, decode
+from model.mesh_row import MeshRow
 from model.physique_frame import FrameConfig, PhysiqueFrame
 from model.pose_graph import PoseGraph
 from model.predictor import Answer, Predictor, write_bundle
@@ -69,7 +71,7 @@ def predictor(body_file: Path, net_folder: Path, net, photos, tmp_path_factory) 
         frame = PhysiqueFrame(FrameConfig.tiny(net.width))
         save_frame(frame, folder / "models", "000", {"survey": {}})
         bundle = write_bundle(
-            folder / "bundle", body=body_file, body_is_ours=True, mesh_net=net_folder, detector="presence",
+            folder / "bundle", recipe=Recipe(str(body_file), str(net_folder), detector="presence"), body_is_ours=True,
             encoder="meshnet", encoder_weights=None, models=folder / "models", files={"expert-01": "000"},
             dimensions=DIMENSIONS[:2],
         )  # fmt: skip
@@ -295,7 +297,7 @@ def test_a_frame_that_reads_one_stream_is_moved_by_it_alone(predictor, answered,
 
 def test_nobody_is_explained_from_the_image_alone(predictor, answered):
     image, answer = answered
-    alone = dataclasses.replace(answer, status="no_person", row=predictor.extractor._nobody("no person found"))
+    alone = dataclasses.replace(answer, status="no_person", row=MeshRow("no_person"))
     shown = explain(predictor, image, alone, None, samples=2)
     assert not shown.found
     assert not shown.given[:, 1:].any() and not shown.bulge.any() and not shown.pull.any()
