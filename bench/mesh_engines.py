@@ -199,9 +199,11 @@ def by_ray_data(recipe: Recipe, photos: list[bytes], batch: int, decoders: int) 
         for k in range(0, len(photos), 2 * batch):
             part = {"photo_id": ids[k : k + 2 * batch], "bytes": pa.array(photos[k : k + 2 * batch], pa.binary())}
             write_table(pa.table(part), Path(temporary) / f"photos/{k:06d}.parquet")
-        ray.init(address="local", include_dashboard=False, log_to_driver=False)
+        os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # else every worker makes an environment of its own
+        # One CPU more than there are: the reading tasks want a whole one, and wait for ever where actors hold them all.
+        ray.init(address="local", num_cpus=cores + 1, include_dashboard=False, log_to_driver=False)
         data = ray.data.read_parquet(f"{temporary}/photos")
-        share = round(0.75 / (1 + decoders), 3)  # of a CPU: with all of them claimed the reading tasks never start
+        share = round(1 / (1 + decoders), 3)
         if decoders:
             data = data.map_batches(
                 Decode, fn_constructor_args=(recipe, "cpu"), batch_size=batch, batch_format="pyarrow", num_cpus=share,

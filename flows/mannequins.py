@@ -15,9 +15,12 @@ from tasks.stage import run
 
 @flow
 def mannequins(body: str = "data/body", out: str = "data/mannequins") -> None:
-    """Render photos, have simulated raters rate them, write the folder that `cohort` reads."""
+    """Render photos, have simulated raters rate them, write the folder that `cohort` reads, if `data.source` says so."""
     params = load_params()
-    write_mannequins(Path(out), body_file(Path(body))[0], params.mannequins, params.seed)
+    if params.data.source == "mannequins":
+        write_mannequins(Path(out), body_file(Path(body))[0], params.mannequins, params.seed)
+    else:
+        Path(out).mkdir(parents=True, exist_ok=True)
 
 
 if __name__ == "__main__":

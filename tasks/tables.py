@@ -62,7 +62,11 @@ def shard_paths(folder: str | Path) -> list[Path]:
 
 def write_json(value: Any, path: str | Path) -> Path:
     """Write JSON in one step: UTF-8, indented, keys in the order given. NaN and infinity become null."""
-    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return write_text(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
+
+
+def write_text(text: str, path: str | Path) -> Path:
+    """Write UTF-8 text in one step."""
     return _in_one_step(Path(path), lambda file: file.write(text.encode("utf-8")))
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import Checkout, small_params
 
 pytestmark = pytest.mark.timeout(900)
-STAGES = ["body", "mannequins", "meshnet", "cohort", "mesh", "embed", "pretrain", "finetune", "continual", "evaluate"]
+STAGES = [
+    "body", "mannequins", "meshnet", "listing", "cohort", "mesh", "embed", "pretrain", "finetune", "continual", "evaluate",
+]  # fmt: skip
 
 
 def ran(output: str) -> list[str]:
@@ -44,10 +49,34 @@ def test_every_photo_is_accounted_for(checkout: Checkout):
     assert len(set(mesh["photo_id"].to_pylist())) == counts["photos"]
 
 
-def test_a_second_run_runs_nothing(checkout: Checkout):
+def test_a_second_run_only_looks_at_the_folder(checkout: Checkout):
     again = checkout.run("dvc", "repro").stdout
-    assert ran(again) == []
-    assert "up to date" in again
+    assert ran(again) == ["listing"]
+    assert again.count("didn't change, skipping") == len(STAGES) - 1
+
+
+def test_a_folder_that_dvc_itself_would_stop_at(checkout: Checkout, tmp_path: Path):
+    from tasks.tables import read_table
+
+    photos = tmp_path / "people" / "photos"
+    photos.mkdir(parents=True)
+    for path in sorted((checkout.folder / "data/mannequins/photos").glob("*.jpg"))[:6]:
+        shutil.copy(path, photos)
+    rows = "".join(f"ann,{path.name},5,6,7\n" for path in photos.iterdir())
+    (photos.parent / "ratings.csv").write_text("rater_id,photo,appearance,health,posture\n" + rows)
+    (photos / "circle.jpg").symlink_to("circle.jpg")
+    (photos / "nowhere.jpg").symlink_to("gone.jpg")
+    os.mkfifo(photos / "pipe.jpg")
+    small_params(checkout.folder, data={"source": "folder", "path": str(photos.parent)})
+    try:
+        assert ran(checkout.run("dvc", "repro", "cohort").stdout) == ["mannequins", "listing", "cohort"]
+        aside = read_table(checkout.folder / "data/cohort/quarantine.parquet")
+        assert {Path(file).name for file in aside["file"].to_pylist()} == {"circle.jpg", "nowhere.jpg", "pipe.jpg"}
+    finally:
+        small_params(checkout.folder)
+        back = checkout.run("dvc", "repro").stdout
+    assert ran(back) == ["listing"]  # all else comes from DVC's cache
+    assert len(list((checkout.folder / "data/mannequins/photos").iterdir())) == 90
 
 
 def test_a_setting_of_finetune_makes_nothing_before_it_stale(checkout: Checkout):
@@ -56,8 +85,8 @@ def test_a_setting_of_finetune_makes_nothing_before_it_stale(checkout: Checkout)
         stale = ran(checkout.run("dvc", "repro", "--dry").stdout)
     finally:
         small_params(checkout.folder)
-    assert stale[0] == "finetune"
-    assert not set(stale) & set(STAGES[:7])
+    assert [stage for stage in stale if stage != "listing"][0] == "finetune"
+    assert set(stale) & set(STAGES[:8]) == {"listing"}
 
 
 def test_a_bad_setting_is_one_line_and_changes_nothing(checkout: Checkout):
@@ -73,4 +102,4 @@ def test_a_bad_setting_is_one_line_and_changes_nothing(checkout: Checkout):
 
 def test_prefect_walks_the_same_graph(checkout: Checkout):
     shown = checkout.run("flows.cli", "run").stdout
-    assert shown.count("Cached") == len(STAGES)
+    assert shown.count("Cached") == len(STAGES) - 1  # the folder is looked at every time
