@@ -180,7 +180,8 @@ def by_ray_data(recipe: Recipe, photos: list[bytes], batch: int, decoders: int) 
     from tasks.features import DecodeActor, MeshActor
     from tasks.tables import write_table
 
-    cores, done = len(os.sched_getaffinity(0)), Progress(1)
+    cores = len(os.sched_getaffinity(0))
+    done = Progress(cores)
 
     class Decode(DecodeActor):
         def __call__(self, rows: pa.Table) -> dict[str, list]:
@@ -190,8 +191,10 @@ def by_ray_data(recipe: Recipe, photos: list[bytes], batch: int, decoders: int) 
     class Network(MeshActor):
         def __call__(self, rows: Any) -> pa.Table:
             if isinstance(rows, pa.Table):
-                return self.compute((rows["photo_id"].to_pylist(), rows["bytes"].to_pylist()))
-            return pa.concat_tables([self.compute(work) for work in rows["work"]])
+                made = self.compute((rows["photo_id"].to_pylist(), rows["bytes"].to_pylist()))
+            else:
+                made = pa.concat_tables([self.compute(work) for work in rows["work"]])
+            return made.append_column("at", pa.array([time.perf_counter()] * len(made)))  # one clock for all processes
 
     networks = {"recipe": recipe, "extractor": "bench", "device": "cpu", "threads": 1, "compile": False, "batch": batch}
     with TemporaryDirectory() as temporary:
@@ -213,8 +216,10 @@ def by_ray_data(recipe: Recipe, photos: list[bytes], batch: int, decoders: int) 
             Network, fn_constructor_kwargs=networks | {"prepares": not decoders}, num_cpus=share, concurrency=cores,
             batch_size=1 if decoders else batch, batch_format="default" if decoders else "pyarrow",
         )  # fmt: skip
+        finished: list[float] = []  # Ray Data hands rows over in large blocks, so their own time of day is taken
         for rows in data.iter_batches(batch_size=None, batch_format="pyarrow"):
-            write_table(rows, Path(temporary) / f"mesh/{len(done.seen)}.parquet")
-            done.note(len(rows))
+            write_table(rows, Path(temporary) / f"mesh/{len(finished)}.parquet")
+            finished += rows["at"].to_pylist()
+        done.seen = [(at, 0.0, sum(other <= at for other in finished)) for at in sorted(set(finished))]
         ray.shutdown()
     return done

@@ -63,7 +63,7 @@ def _entries(root: Path) -> Iterator[tuple[str, os.stat_result | str]]:
     while folders:
         folder = folders.pop()
         try:
-            names = os.listdir(root / folder)
+            names = sorted(path.name for path in (root / folder).iterdir())
         except OSError as error:
             yield folder, f"folder cannot be read ({error.strerror})"
             continue

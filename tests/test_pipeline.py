@@ -85,7 +85,7 @@ def test_a_setting_of_finetune_makes_nothing_before_it_stale(checkout: Checkout)
         stale = ran(checkout.run("dvc", "repro", "--dry").stdout)
     finally:
         small_params(checkout.folder)
-    assert [stage for stage in stale if stage != "listing"][0] == "finetune"
+    assert next(stage for stage in stale if stage != "listing") == "finetune"
     assert set(stale) & set(STAGES[:8]) == {"listing"}
 
 
