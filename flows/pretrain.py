@@ -11,8 +11,8 @@ from tasks.experts import expert_settings, register_experts, write_labels
 from tasks.params import load_params
 from tasks.stage import publish, run
 from tasks.tables import replaced_folder
-from tasks.train import fit
-from tasks.train_experts import collect, expert_loop
+from tasks.train import fit_all
+from tasks.train_experts import collect, expert_loop, jobs
 
 
 @flow
@@ -24,13 +24,15 @@ def pretrain(
     meshnet: str = "data/meshnet",
     out: str = "artifacts/pretrain",
 ) -> None:
-    """Draft, review, train every expert's model and the generic one in one Ray Train job, register them."""
+    """Draft, review, train every expert's model, the joint and the generic one with Ray Train, register them."""
     params = load_params()
     with replaced_folder(out) as folder:
         write_labels(Path(cohort), Path(mesh), Path(embeddings), folder, params)
         config = expert_settings(Path(cohort), Path(mesh), Path(embeddings), folder, params)
         workers, gpus = params.pretrain.workers, params.pretrain.gpus_per_worker
-        fit(expert_loop, config, name="pretrain", workers=workers, cpus_per_worker=0.5, gpus_per_worker=gpus)
+        fit_all(
+            expert_loop, jobs(config), name="pretrain", workers=workers, cpus_per_worker=0.5, gpus_per_worker=gpus
+        )
         collect(Path(config["kept"]), folder)
         page = register_experts(folder, Path(cohort), Path(body), Path(meshnet), params)
     publish("pretrain", page)

@@ -1,4 +1,4 @@
-"""One expert's model in training: what a step computes, and where its weights start.
+"""A model in training: what a step computes, and where its weights start.
 
 A lesson is frame and loss in one module, so that DDP and `torch.compile` see all that has parameters: the preference
 network, which is asked before the frame, and the loss's own weights of the dimensions.
@@ -14,30 +14,62 @@ from torch import Tensor, nn
 
 from model.losses import LOSSES
 from model.physique_frame import FrameConfig, PhysiqueFrame
+from model.preference import WIDTH, answer_codes
 from model.scores import SCALE
 from model.views import View
 
+ANSWER_DROPOUT = 0.2
+"""Share of a rater's answers that a step does without, so that a survey with holes is nothing new."""
+
 
 class Lesson(nn.Module):
-    """Views of photos and one rater's labels → the loss of a frame that speaks for that rater."""
+    """Views of photos and the labels of R raters → the loss of a frame that speaks for each of them."""
 
-    survey: Tensor
+    answers: Tensor
 
-    def __init__(self, frame: PhysiqueFrame, loss: str, survey: Tensor):
+    def __init__(self, frame: PhysiqueFrame, loss: str, surveys: list[dict[str, str]]):
         """
         Args:
             loss: a name of `model.losses.LOSSES`.
-            survey: (32,) survey code of the rater.
+            surveys: answers of the R raters.
         """
         super().__init__()
         self.frame, self.loss = frame, LOSSES[loss]()
-        self.register_buffer("survey", survey, persistent=False)
+        codes = nn.utils.rnn.pad_sequence([answer_codes(answers) for answers in surveys], batch_first=True)
+        self.register_buffer("answers", codes, persistent=False)  # (R, Q, 32)
 
-    def forward(self, view: View, labels: Tensor) -> Tensor:
-        """Scalar loss against (B, 3) labels, NaN where nobody rated."""
-        preference = self.frame.preference(self.survey.expand(len(labels), -1), view.vector)
-        fused = self.frame.fuse(view.image, view.vertices, view.points, preference, view.visible, view.vector)
-        return self.loss(self.frame.score(fused), labels)
+    def forward(self, view: View, labels: Tensor, given: Tensor | None = None) -> Tensor:
+        """Scalar loss against (B, R, 3) labels, NaN where nobody rated.
+
+        Args:
+            given: (B, R, 5) preference vectors that came with the data, NaN where none did: the preference network
+                is supervised by them; a frame without one reads them.
+        """
+        keep = torch.rand(*labels.shape[:2], self.answers.shape[1], device=labels.device) >= ANSWER_DROPOUT
+        kept = keep.float() if self.training else torch.ones_like(keep, dtype=torch.float)
+        preference, scores = self._read(view, torch.einsum("brq,rqc->brc", kept, self.answers), given)
+        loss = self.loss(scores.flatten(0, 1), labels.flatten(0, 1))
+        if given is not None and self.frame.preference_net is not None and (known := given.isfinite()).any():
+            loss = loss + (preference - given.nan_to_num())[known].square().mean()
+        return loss
+
+    def scores(self, view: View) -> Tensor:
+        """(B, R, 3) scores that the raters would give."""
+        surveys = self.answers.sum(1)
+        return self._read(view, surveys.expand(len(view.vector), *surveys.shape))[1]
+
+    def _read(self, view: View, surveys: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, R, 32) surveys → (B, R, 5) preference vectors and (B, R, 3) scores; a photo is read once for all raters."""
+        batch, raters = surveys.shape[:2]
+        preference = self.frame.preference(surveys.flatten(0, 1), view.vector.repeat_interleave(raters, 0))
+        if given is not None and self.frame.preference_net is None:  # nothing makes vectors, so they are read as they came
+            given = given.flatten(0, 1)
+            preference = torch.where(given.isfinite(), given, preference)
+        neutral = torch.zeros(batch, WIDTH, device=surveys.device)
+        fused = self.frame.fuse(view.image, view.vertices, view.points, neutral, view.visible, view.vector)
+        fused = fused[:, :-WIDTH].repeat_interleave(raters, 0)
+        scores = self.frame.score(torch.cat([fused, preference.to(fused.dtype)], 1))
+        return preference.unflatten(0, (batch, raters)), scores.unflatten(0, (batch, raters))
 
 
 def start_frame(config: FrameConfig, compat: str, start: str | None, backbone: str | None) -> PhysiqueFrame:
@@ -75,8 +107,8 @@ def start_frame(config: FrameConfig, compat: str, start: str | None, backbone: s
 
 @torch.no_grad()
 def start_at_mean(frame: PhysiqueFrame, labels: Tensor) -> None:
-    """Heads start at the mean of (N, 3) labels, so that no epoch is spent on finding it."""
-    mean = labels.nanmean(0).nan_to_num(nan=5.0).clamp(0.5, 9.5) / SCALE[1]
+    """Heads start at the mean of (..., 3) labels, so that no epoch is spent on finding it."""
+    mean = labels.flatten(0, -2).nanmean(0).nan_to_num(nan=5.0).clamp(0.5, 9.5) / SCALE[1]
     for head, value in zip(frame.classifiers.values(), mean):
         nn.init.constant_(head[-1].bias, math.log(value / (1 - value)))  # type: ignore[index]
 

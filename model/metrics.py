@@ -115,3 +115,28 @@ def interval(values: np.ndarray, seed: int, n: int = 2000, level: float = 0.95) 
     tail = (1 - level) / 2
     lo, hi = np.quantile(means, [tail, 1 - tail])
     return (mean, float(lo), float(hi))
+
+
+def crossed_interval(
+    values: np.ndarray, seed: int = 0, n: int = 2000, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of (raters, photos) values and its interval when both raters and photos are resampled (mean, lo, hi).
+
+    NaN entries are left out. With one rater only photos are resampled, and the other way round; a single value has no
+    interval (NaN), no value no mean either.
+    """
+    values = np.asarray(values, np.float64)
+    there = np.isfinite(values)
+    if not there.any():
+        return (np.nan, np.nan, np.nan)
+    mean = float(values[there].mean())
+    if there.sum() == 1:
+        return (mean, np.nan, np.nan)
+    rng = np.random.default_rng(seed)
+    raters, photos = values.shape
+    draws = [rng.multinomial(k, np.full(k, 1 / k), n) if k > 1 else np.ones((n, 1)) for k in (raters, photos)]
+    total = (draws[0] @ np.where(there, values, 0) * draws[1]).sum(1)
+    count = (draws[0] @ there.astype(float) * draws[1]).sum(1)
+    tail = (1 - level) / 2
+    lo, hi = np.quantile(total[count > 0] / count[count > 0], [tail, 1 - tail])
+    return (mean, float(lo), float(hi))

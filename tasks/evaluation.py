@@ -21,6 +21,8 @@ from tasks.stage import DURATIONS
 from tasks.tables import read_json, read_shards, read_table
 
 METRICS = ("srcc", "plcc", "accuracy")
+
+
 def results(cohort: Path, mesh: Path, meshnet: Path, artifacts: Path, params: Params) -> dict[str, Any]:
     """The report's contents (tasks/report/results.py) from the stages' outputs."""
     about = read_json(cohort / "cohort.json")
@@ -38,7 +40,7 @@ def results(cohort: Path, mesh: Path, meshnet: Path, artifacts: Path, params: Pa
         "provenance": _provenance(artifacts, params),
         "stages": _stages(),
         "table": _table(stage_table(before, photos, ratings, seed=params.seed, expert_ratings=own), ratings, photos),
-        "effort": {"rows": effort} if effort else None,
+        "effort": _effort(effort),
         "curve": _curve(before, photos, ratings, params),
         "night": _night(before, after, photos, cohort, params),
         "gate": _gate(night_facts),
@@ -47,6 +49,20 @@ def results(cohort: Path, mesh: Path, meshnet: Path, artifacts: Path, params: Pa
         "accounting": _accounting(about, mesh),
         "notes": _notes(about, night_facts),
     }
+
+
+def _effort(effort: dict[str, Any]) -> dict[str, Any] | None:
+    if not effort["rows"]:
+        return None
+    if not (fall := effort["fall"]):
+        return {"rows": effort["rows"]}
+    less, lo, hi = fall["fall"]
+    note = (
+        f"On {fall['photos']} photos that taught the labeller nothing, revising its drafts would have taken "
+        f"{fall['before'][0]:.2f} points a score before the first round and {fall['after'][0]:.2f} after the last: "
+        f"{less:.2f} less ({lo:.2f} to {hi:.2f}; experts and photos resampled)."
+    )
+    return {"rows": effort["rows"], "note": note}
 
 
 def _counts(about: dict[str, Any], photos: Photos, bank: Bank) -> dict[str, int]:

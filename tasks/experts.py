@@ -22,25 +22,21 @@ from tasks.params import Model, Params
 from tasks.splits import TEST, VAL, split_of
 from tasks.tables import read_json, read_table, shard_paths, write_json, write_table
 from tasks.train import run_name
-from tasks.train_experts import GENERIC
+from tasks.train_experts import GENERIC, JOINT
 
 REPORT_EVERY = 20  # epochs between checkpoints; a tiny model's epoch is shorter than a report
 
 
 def write_labels(cohort: Path, mesh: Path, embeddings: Path, out: Path, params: Params) -> None:
     """out/labels.parquet (what experts are trained on), out/pseudo.parquet and out/effort.json."""
-    settings = params.pretrain
-    labels, pseudo, effort = expert_labels(
-        cohort,
-        read_inputs(mesh, embeddings),
-        settings.rounds_seed_share,
-        settings.just_noticeable,
-        params.seed,
-    )
-    write_table(labels, out / "labels.parquet")
-    if pseudo is not None:
-        write_table(pseudo, out / "pseudo.parquet")
-    write_json(effort, out / "effort.json")
+    found = expert_labels(cohort, read_inputs(mesh, embeddings), params.pretrain, params.seed)
+    if isinstance(found, pa.Table):
+        write_table(found, out / "labels.parquet")
+        write_json({"rows": [], "fall": {}}, out / "effort.json")
+    else:
+        write_table(found.labels, out / "labels.parquet")
+        write_table(found.pseudo, out / "pseudo.parquet")
+        write_json({"rows": found.effort, "fall": found.fall}, out / "effort.json")
 
 
 def surveys(cohort: Path) -> dict[str, dict[str, str]]:
@@ -60,9 +56,10 @@ def expert_settings(
     experts = sorted(rater for rater, count in counts.items() if count >= 10)
     if not experts:
         raise ValueError(f"{cohort}: no expert rated ten photos or more; an expert model needs at least that")
-    wanted = {"epochs", "batch", "lr", "weight_decay", "loss", "schedule", "precision", "recompute", "compile"}
+    wanted = {"epochs", "own_epochs", "patience", "batch", "lr", "own_lr", "weight_decay", "loss", "schedule", "precision"}
+    wanted |= {"recompute", "compile", "begin"}
     settings = params.pretrain.model_dump(include=wanted)
-    names = [GENERIC, *experts]
+    names = [GENERIC, *([JOINT] if params.pretrain.begin == "joint" else []), *experts]
     full = params.model.size == "full"
     shards = [path.name for folder in (mesh, embeddings) for path in shard_paths(folder)]
     settings |= {
@@ -73,7 +70,8 @@ def expert_settings(
         "labels": str((out / "labels.parquet").resolve()),
         "units": names,
         "files": {name: f"{k:03d}" for k, name in enumerate(names)},
-        "surveys": surveys(cohort),
+        "preferences": str(given.resolve()) if (given := cohort / "preferences.parquet").is_file() else None,
+        "surveys": {rater: answers for rater, answers in surveys(cohort).items() if rater in experts},
         "dimensions": read_json(cohort / "cohort.json")["dimensions"],
         "seed": params.seed,
         "gpus": params.pretrain.gpus_per_worker,

@@ -1,158 +1,250 @@
-"""Stage 1's first half: the labeller drafts scores, each expert revises them, the effort is measured.
+"""Stage 1's first half, round by round: the labeller drafts, experts revise, revisions teach the labeller.
 
-The labeller is a ridge regression from what the pipeline knows of a photo (image vector, betas, body
-points) to the experts' mean score, fitted on a small seed set that the experts scored unaided. One round:
-it drafts (`pseudo`) all other photos that may be fitted on, the experts revise (`revised`).
+Before the first round experts score a small share of the photos unaided. Then each round picks photos, drafts them
+(`pseudo`), takes the experts' revisions (`revised`), teaches the labeller (model/labeller.py) and measures the effort
+that the revising took. Which photos come next: `random`, the labeller's `uncertainty`, or the `disagreement` of experts.
 
-With simulated experts the revising is simulated too (tasks/mannequins/raters.py: what is hardly noticed
-stays, what is revised keeps some of the draft). Real experts' own scores are taken as they are; nothing
-is invented on top of them.
+Here the experts are simulated (tasks/mannequins/raters.py: what is hardly noticed stays, what is revised keeps some of
+the draft), so all rounds run at once, unattended. Real experts' rounds wait for people: tasks/rounds.py.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from model.scores import DIMENSIONS, SCALE
+from model.labeller import Labeller, describe, disagreement, preference, supervised
+from model.metrics import crossed_interval
+from model.scores import DIMENSIONS
 from model.views import FrameInputs
 from tasks.frame_data import scores_of
-from tasks.schemas import check
-from tasks.splits import TEST, split_of
+from tasks.params import Pretrain
+from tasks.schemas import LABELS, check
+from tasks.splits import TEST, VAL, split_of
 from tasks.tables import read_json, read_table
 
 LABELLER = "labeller"
-RIDGES = np.logspace(-1, 5, 19)
+RULES = ("supervised", "preference", "none")
+PICKS = ("random", "uncertainty", "disagreement")
 
 
-def describe(inputs: FrameInputs) -> np.ndarray:
-    """(N, F) standardised description of photos: image vector, body points in body units, principal shape."""
-    import torch
+@dataclass
+class Rounds:
+    """A labeller at work on N photos with features (N, F), for E experts. Scores are (…, 3), NaN = none."""
 
-    from model.graph import normalise_points
+    x: np.ndarray
+    base: np.ndarray
+    """(N, 3) what it starts from: zeros, or the drafts of a labeller made elsewhere."""
+    rule: str
+    pick: str
+    seed: int
+    known: np.ndarray
+    """(E, N, 3) labels so far: seeds as they came, then revisions."""
+    taught: Labeller = field(init=False)
 
-    visible = inputs.visible[:, None].expand(-1, inputs.points.shape[1])
-    points = normalise_points(inputs.points, visible).flatten(1).numpy()
-    flat = inputs.vertices[:, ::50].float().flatten(1)
-    flat = torch.where(inputs.visible[:, None], flat - flat[inputs.visible].mean(0), 0.0)
-    axes = torch.linalg.svd(flat, full_matrices=False)
-    shape = (axes.U[:, :10] * axes.S[:10]).numpy()
-    x = np.concatenate([inputs.vector[:, 0].numpy(), points, shape], axis=1).astype(np.float64)
-    return (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
+    def __post_init__(self) -> None:
+        self.taught = supervised(self.x, self._mean(), self.base)
+
+    def _mean(self) -> np.ndarray:
+        there = np.isfinite(self.known)
+        with np.errstate(invalid="ignore"):
+            return np.where(there, self.known, 0).sum(0) / np.where(there.any(0), there.sum(0), np.nan)
+
+    def next(self, pool: np.ndarray, count: int, number: int) -> np.ndarray:
+        """`count` of the photos (row numbers) in `pool`, for round `number`."""
+        if self.pick == "random":
+            return np.random.default_rng([self.seed, 22, number]).permutation(pool)[:count]
+        if self.pick == "uncertainty":
+            worth = (self.taught.unknown(self.x[pool]) / self.taught.noise).mean(1)
+        else:
+            use = np.isfinite(self.known).any((0, 2))
+            worth = disagreement(self.x[use], self.known[:, use], self.base[use], self.x[pool], self.base[pool])
+        return pool[np.argsort(-worth, kind="stable")[:count]]
+
+    def draft(self, rows: np.ndarray) -> np.ndarray:
+        """(n, 3) drafts of photos, to a tenth of a point, as people score."""
+        return np.round(self.taught.draft(self.x[rows], self.base[rows]), 1)
+
+    def learn(self, rows: np.ndarray, drafts: np.ndarray, revised: np.ndarray) -> None:
+        """Take (E, n, 3) revisions of a round's drafts."""
+        self.known[:, rows] = revised
+        if self.rule == "supervised":
+            self.taught = supervised(self.x, self._mean(), self.base)
+        elif self.rule == "preference":
+            self.taught = preference(self.taught, self.x[rows], drafts, revised)
 
 
-def ridge(x: np.ndarray, y: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Predictions for `wanted` (M, F) of a ridge regression of y (N,) on x (N, F); penalty by leave-one-out."""
-    mean = y.mean()
-    u, s, vt = np.linalg.svd(x, full_matrices=False)
-    projected = u.T @ (y - mean)
-    best, weights = np.inf, np.zeros(x.shape[1])
-    for penalty in RIDGES:
-        shrink = s**2 / (s**2 + penalty)
-        leverage = (u**2 * shrink).sum(1)
-        error = np.mean(((y - mean - u @ (shrink * projected)) / np.maximum(1 - leverage, 1e-6)) ** 2)
-        if error < best:
-            best, weights = error, vt.T @ (s / (s**2 + penalty) * projected)
-    return np.clip(mean + wanted @ weights, *SCALE)
+def expert_opinions(cohort: Path, inputs: FrameInputs) -> tuple[list[str], np.ndarray]:
+    """Experts, and (E, N, 3) what each of them rated; NaN = not rated."""
+    labels, raters = read_table(cohort / "labels.parquet"), read_table(cohort / "raters.parquet")
+    roles = zip(raters["rater_id"].to_pylist(), raters["role"].to_pylist())
+    experts, rows = sorted(rater for rater, role in roles if role == "expert"), inputs.rows()
+    return experts, np.stack([scores_of(_of(labels, expert), rows).numpy().astype(np.float64) for expert in experts])
+
+
+def revised_by(opinions: np.ndarray, drafts: np.ndarray, just_noticeable: float, seed: int) -> np.ndarray:
+    """(E, n, 3) what simulated experts of these opinions (E, n, 3) make of the drafts (n, 3)."""
+    from tasks.mannequins.raters import review
+
+    settings = [{"just_noticeable": just_noticeable, "seed": seed * 1000 + e} for e in range(len(opinions))]
+    return np.stack([review(opinion, drafts, **setting)[0] for opinion, setting in zip(opinions, settings)])
+
+
+@dataclass
+class Reviewed:
+    """What the rounds of simulated experts came to."""
+
+    labels: pa.Table
+    """LABELS: seeds (`rated`) and revisions (`revised`), with their round."""
+    pseudo: pa.Table
+    effort: list[dict[str, Any]]
+    """Rows of the report: per round and dimension."""
+    fall: dict[str, Any]
+    """How much less revising the same unseen photos would take after the last round than before the first."""
+
+
+def review_rounds(
+    own: pa.Table,
+    inputs: FrameInputs,
+    *,
+    rounds: int,
+    seed_share: float,
+    rule: str,
+    pick: str,
+    just_noticeable: float,
+    seed: int,
+    base: np.ndarray | None = None,
+) -> Reviewed:
+    """All rounds with simulated experts, whose opinions are their own labels `own` (LABELS).
+
+    Photos of the split `val` get no drafts: their labels stay the experts' own, and the fall is measured on them.
+    """
+    rows = inputs.rows()
+    experts = sorted(set(own["rater_id"].to_pylist()))
+    opinions = np.stack([scores_of(_of(own, expert), rows).numpy().astype(np.float64) for expert in experts])
+    rated = np.isfinite(opinions).any((0, 2))
+    unseen = np.array([split_of(photo) == VAL for photo in inputs.ids])
+    pool, judged = np.flatnonzero(rated & ~unseen), np.flatnonzero(rated & unseen)
+    order = np.random.default_rng([seed, 20]).permutation(pool)
+    first = order[: max(10, round(seed_share * len(pool)))]
+    pool = np.setdiff1d(pool, first)
+
+    known = np.full_like(opinions, np.nan)
+    known[:, first] = opinions[:, first]
+    base = np.zeros(opinions.shape[1:]) if base is None else base
+    work = Rounds(describe(inputs, seed), base, rule, pick, seed, known)
+
+    def revise(drafts: np.ndarray, at: np.ndarray, number: int) -> np.ndarray:
+        return revised_by(opinions[:, at], drafts, just_noticeable, seed * 100 + number)
+
+    flat = np.round(np.nanmean(opinions[:, first], (0, 1)), 1)
+    parts, pseudo, effort = [own.filter(_at(own, {inputs.ids[i] for i in [*first, *judged]}))], [], []
+    before = work.draft(judged)
+    for number in range(1, rounds + 1):
+        at = work.next(pool, -(-len(pool) // (rounds + 1 - number)), number)
+        drafts = work.draft(at)
+        revised = revise(drafts, at, number)
+        plain = np.broadcast_to(flat, drafts.shape)
+        effort += effort_rows(drafts, revised, plain, revise(plain, at, number), number)
+        ids = [inputs.ids[i] for i in at]
+        pseudo.append(label_table(ids, LABELLER, drafts, "pseudo", number))
+        parts += [label_table(ids, expert, revised[e], "revised", number) for e, expert in enumerate(experts)]
+        work.learn(at, drafts, revised)
+        pool = np.setdiff1d(pool, at)
+    after = work.draft(judged)
+    moved = [np.abs(revise(drafts, judged, 99) - drafts) for drafts in (before, after)]
+    return Reviewed(pa.concat_tables(parts), pa.concat_tables(pseudo), effort, fall(*moved))
 
 
 def expert_labels(
-    cohort: Path, inputs: FrameInputs, seed_share: float, just_noticeable: float, seed: int
-) -> tuple[pa.Table, pa.Table | None, list[dict[str, Any]]]:
-    """Labels to train expert models on, the pseudo-labels, and the revision effort (rows of the report).
+    cohort: Path, inputs: FrameInputs, settings: Pretrain, seed: int, base: np.ndarray | None = None
+) -> Reviewed | pa.Table:
+    """What expert models are trained on: the rounds of simulated experts, or real experts' own ratings as they are.
 
-    Photos of the split `test` are left out of all three. For a cohort that is not simulated the labels are
-    the experts' ratings; there are no pseudo-labels and no effort.
+    Photos of the split `test` are left out.
 
     Raises:
         ValueError: no expert rated a photo that may be fitted on.
     """
     labels, raters = read_table(cohort / "labels.parquet"), read_table(cohort / "raters.parquet")
     role = dict(zip(raters["rater_id"].to_pylist(), raters["role"].to_pylist()))
-    own = labels.filter(
-        [
-            role.get(r) == "expert" and split_of(p) != TEST
-            for r, p in zip(labels["rater_id"].to_pylist(), labels["photo_id"].to_pylist())
-        ]
-    )
+    pairs = zip(labels["rater_id"].to_pylist(), labels["photo_id"].to_pylist())
+    own = labels.filter([role.get(rater) == "expert" and split_of(photo) != TEST for rater, photo in pairs])
     if not len(own):
         raise ValueError(f"{cohort}/labels.parquet: no expert rated any photo of the splits fit and val")
     if not read_json(cohort / "cohort.json")["simulated"]:
-        return own, None, []
-    return review_round(own, inputs, seed_share, just_noticeable, seed)
+        return own
+    return review_rounds(
+        own,
+        inputs,
+        rounds=settings.rounds,
+        seed_share=settings.rounds_seed_share,
+        rule=settings.rule,
+        pick=settings.pick,
+        just_noticeable=settings.just_noticeable,
+        seed=seed,
+        base=base,
+    )
 
 
-def review_round(
-    own: pa.Table, inputs: FrameInputs, seed_share: float, just_noticeable: float, seed: int
-) -> tuple[pa.Table, pa.Table, list[dict[str, Any]]]:
-    """One simulated round: seed labels, drafts for the rest, each expert's revision of every draft."""
-    from tasks.mannequins.raters import review
+def effort_rows(
+    drafts: np.ndarray, revised: np.ndarray, plain: np.ndarray | None, replain: np.ndarray | None, number: int
+) -> list[dict[str, Any]]:
+    """Per dimension: mean |revised - pseudo| with an interval over experts and photos, and the share touched.
 
-    rows = inputs.rows()
-    experts = sorted(set(own["rater_id"].to_pylist()))
-    photos = sorted({p for p in own["photo_id"].to_pylist() if p in rows})
-    rng = np.random.default_rng([seed, 20])
-    first = set(rng.permutation(photos)[: max(10, round(seed_share * len(photos)))].tolist())
-    rest = [p for p in photos if p not in first]
-    is_first = np.array([p in first for p in own["photo_id"].to_pylist()])
-    seeds = own.filter(is_first)
-
-    x = describe(inputs)
-    known = scores_of(seeds, rows).numpy().astype(np.float64)
-    at = np.array([rows[p] for p in rest], int)
-    drafts = np.full((len(rest), len(DIMENSIONS)), np.nan)
-    flat = np.full_like(drafts, np.nan)
-    for d in range(len(DIMENSIONS)):
-        use = np.isfinite(known[:, d])
-        if use.sum() >= 5:
-            drafts[:, d] = ridge(x[use], known[use, d], x[at])
-            flat[:, d] = known[use, d].mean()
-    drafts = np.round(drafts, 1)
-
-    parts, effort = [seeds], {d: [] for d in DIMENSIONS}
-    for k, expert in enumerate(experts):
-        opinion = scores_of(own.filter([r == expert for r in own["rater_id"].to_pylist()]), rows).numpy()[at]
-        settings = {"just_noticeable": just_noticeable, "seed": seed * 1000 + k}
-        revised, _ = review(opinion, drafts, **settings)
-        unaided, _ = review(opinion, np.round(flat, 1), **settings)
-        for d, name in enumerate(DIMENSIONS):
-            moved = np.abs(revised[:, d] - drafts[:, d])
-            plain = np.abs(unaided[:, d] - np.round(flat[:, d], 1))
-            if np.isfinite(moved).any():
-                effort[name].append((np.nanmean(moved), np.nanmean(moved > 0), np.nanmean(plain)))
-        parts.append(_labels(rest, expert, revised, "revised"))
-    return pa.concat_tables(parts), _labels(rest, LABELLER, drafts, "pseudo"), _effort(effort, len(rest))
+    drafts: (n, 3). revised: (E, n, 3). plain, replain: the same with a constant as the draft, where it can be known.
+    """
+    found = []
+    moved = np.abs(revised - drafts)
+    for d, name in enumerate(DIMENSIONS):
+        there = moved[..., d][np.isfinite(moved[..., d])]
+        if not len(there):
+            continue
+        row = {
+            "dimension": name,
+            "round": number,
+            "change": list(crossed_interval(moved[..., d])),
+            "changed": float((there > 0).mean()),
+            "labels": len(there),
+        }
+        if plain is not None and replain is not None:
+            row["baseline"] = list(crossed_interval(np.abs(replain - plain)[..., d]))
+        found.append(row)
+    return found
 
 
-def _labels(photos: list[str], rater: str, scores: np.ndarray, origin: str) -> pa.Table:
-    from tasks.schemas import LABELS
+def fall(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+    """Effort (E, n, 3) on the same photos: before, after, and how much less, with intervals over experts and photos."""
 
+    def over(values: np.ndarray) -> list[float]:
+        there = np.isfinite(values)
+        with np.errstate(invalid="ignore"):
+            mean = np.where(there, values, 0).sum(2) / np.where(there.any(2), there.sum(2), np.nan)
+        return list(crossed_interval(mean))
+
+    if not before.size:
+        return {}
+    return {"before": over(before), "after": over(after), "fall": over(before - after), "photos": before.shape[1]}
+
+
+def label_table(photos: list[str], rater: str, scores: np.ndarray, origin: str, number: int) -> pa.Table:
+    """(n, 3) scores of a rater as LABELS; photos without any score are left out."""
+    there = np.isfinite(scores).any(1)
+    photos, scores = [photo for photo, use in zip(photos, there) if use], scores[there]
     columns: dict[str, Any] = {"photo_id": photos, "rater_id": [rater] * len(photos)}
     for d, name in enumerate(DIMENSIONS):
         columns[name] = pa.array(scores[:, d], pa.float32(), from_pandas=True)
-    columns |= {"origin": [origin] * len(photos), "round": [1] * len(photos), "at": [None] * len(photos)}
+    columns |= {"origin": [origin] * len(photos), "round": [number] * len(photos), "at": [None] * len(photos)}
     return check(pa.table({name: pa.array(columns[name], LABELS.field(name).type) for name in LABELS.names}), "labels")
 
 
-def _effort(effort: dict[str, list[tuple[float, float, float]]], photos: int) -> list[dict[str, Any]]:
-    """Mean over experts of the effort per dimension, with an interval over experts."""
-    from model.metrics import interval
+def _of(labels: pa.Table, rater: str) -> pa.Table:
+    return labels.filter([r == rater for r in labels["rater_id"].to_pylist()])
 
-    rows = []
-    for name, values in effort.items():
-        if values:
-            moved, touched, plain = np.array(values).T
-            rows.append(
-                {
-                    "dimension": name,
-                    "round": 1,
-                    "change": list(interval(moved, seed=0)),
-                    "changed": float(touched.mean()),
-                    "labels": photos * len(values),
-                    "baseline": list(interval(plain, seed=0)),
-                }
-            )
-    return rows
+
+def _at(labels: pa.Table, photos: set[str]) -> list[bool]:
+    return [photo in photos for photo in labels["photo_id"].to_pylist()]

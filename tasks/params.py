@@ -125,11 +125,18 @@ class Model(_Section):
 class Pretrain(_Section):
     """Stage 1: expert models."""
 
+    rounds: Count
     rounds_seed_share: Share
+    rule: Literal["supervised", "preference", "none"]
+    pick: Literal["random", "uncertainty", "disagreement"]
     just_noticeable: NotNegative
+    begin: Literal["joint", "separate"]
     epochs: Count
+    own_epochs: Count
+    patience: Zero
     batch: Count
     lr: Positive
+    own_lr: Positive
     weight_decay: NotNegative
     loss: Literal["uncertainty", "sum"]
     schedule: Literal["cosine", "paper"]

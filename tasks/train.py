@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,30 @@ def run_name(stage: str, config: dict[str, Any]) -> str:
     """Name of a training run: the stage and a hash of all that decides its result."""
     text = json.dumps(config, sort_keys=True, default=str)
     return f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def fit_all(
+    loop: Callable[[dict[str, Any]], None], groups: list[list[dict[str, Any]]], *, name: str, workers: int, **how: Any
+) -> None:
+    """One Ray Train job per config, group after group; of a group as many at a time as the cluster has room for.
+
+    Args:
+        groups: configs of jobs, each for `fit`.
+        how: what else `fit` takes.
+    """
+    import ray
+
+    from tasks.engines import connect
+
+    connect()
+    there = ray.cluster_resources()
+    wanted = {"CPU": how["cpus_per_worker"] * workers, "GPU": how.get("gpus_per_worker", 0) * workers}
+    room = min(there.get(kind, 0) / amount for kind, amount in wanted.items() if amount)
+    for group in groups:
+        with ThreadPoolExecutor(max(1, int(room))) as pool:
+            running = [pool.submit(fit, loop, config, name=name, workers=workers, **how) for config in group]
+            for job in running:
+                job.result()
 
 
 def fit(

@@ -1,9 +1,10 @@
-"""Stage 1 as a Ray Train loop: one PhysiqueFrame per expert, and the generic one, in a single job.
+"""Stage 1 as a Ray Train loop: one PhysiqueFrame per expert, the joint model they start from, and the generic one.
 
-A job costs half a minute to start. A `tiny` model takes seconds to train, so models are dealt out to the workers: rank r
-trains models r, r + W, r + 2W …. A `full` one takes all workers: they train one model after the other together (DDP),
-each on its part of every batch. Every few epochs each rank reports where it is; what is finished is kept in a folder of
-the job's own, so a resumed job trains what is missing and nothing twice.
+A job costs half a minute to start. A `tiny` model takes seconds to train, so one job trains them all and deals them out
+to its workers: rank r trains models r, r + W, r + 2W …, experts when the joint one is there. A `full` one is a job of
+its own (`jobs`), whose workers train it together (DDP), each on its part of every batch. Every few epochs each rank
+reports where it is; what is finished is kept in a folder of the run's own, so a resumed job trains what is missing and
+nothing twice.
 
     dvc repro pretrain
 """
@@ -17,19 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from model.checkpoint import save_frame, seeded
+from model.checkpoint import load_frame, save_frame, seeded
 from model.lesson import Lesson, optimiser, rate, start_at_mean, start_frame
 from model.physique_frame import FrameConfig, PhysiqueFrame
-from model.preference import survey_code
+from model.preference import WIDTH, survey_code
 from model.scores import DIMENSIONS
 from model.views import FrameInputs
 from tasks.frame_data import predict_all, read_inputs, scores_of
-from tasks.splits import FIT, split_of
+from tasks.splits import FIT, VAL, split_of
 from tasks.tables import read_table, shard_paths, write_table
 
-GENERIC = "generic"
+GENERIC, JOINT = "generic", "joint"
+"""Models that are no expert's: of everybody's mean scores, and of every expert at once by their surveys."""
 
 
 class Unit:
@@ -43,43 +45,56 @@ class Unit:
         device: torch.device,
         ranks: tuple[int, int] = (0, 1),
         like: PhysiqueFrame | None = None,
+        start: PhysiqueFrame | None = None,
     ):
         """
         Args:
             ranks: this worker's and how many there are, of those who train this model together.
             like: a model of the same inputs, whose mesh topology is taken instead of being worked out again.
+            start: the model whose weights this one starts from (`joint`, for an expert's).
         """
         self.name, self.inputs, self.config, self.device, self.ranks = name, inputs, config, device, ranks
-        labels = read_table(config["labels"])
-        if name != GENERIC:
-            labels = labels.filter([r == name for r in labels["rater_id"].to_pylist()])
-        self.labels = scores_of(labels, inputs.rows())
-        fit = torch.tensor([split_of(photo) == FIT for photo in inputs.ids])
-        self.fit_rows = torch.nonzero(fit & self.labels.isfinite().any(1)).flatten()
+        surveys = config["surveys"]
+        raters = {GENERIC: [], JOINT: sorted(surveys)}.get(name, [name])
+        self.labels, self.given = _labels(config, raters, inputs)
+        split = [split_of(photo) for photo in inputs.ids]
+        rated = self.labels.isfinite().any(2).any(1)
+        self.fit_rows, self.val_rows = (
+            torch.nonzero(torch.tensor([s == wanted for s in split]) & rated).flatten() for wanted in (FIT, VAL)
+        )
         if len(self.fit_rows) < 2:
-            raise ValueError(
-                f"expert {name}: {len(self.fit_rows)} labelled photos to fit on; at least 2 are needed"
-            )
+            raise ValueError(f"expert {name}: {len(self.fit_rows)} labelled photos to fit on; at least 2 are needed")
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=seeded(config["seed"], name)).item()))
-        self.survey = survey_code(config["surveys"].get(name, {}))
+        self.answers = surveys.get(name, {})
         self.frame = start_frame(
             FrameConfig.from_dict(config["frame"]), config["compat"], config["start"], config["backbone"]
         )
-        if like is not None:
+        if start is not None:
+            self.frame.load_state_dict(start.state_dict())
+        elif like is not None:
             self.frame.mesh.take_topology(like.mesh)
         elif config["start"] is None:
             self.frame.mesh.set_topology(inputs.mean_mesh())
-        if config["start"] is None:
+        if config["start"] is None and start is None:
             start_at_mean(self.frame, self.labels[self.fit_rows])
         self.frame.recompute(config["recompute"])
-        self.lesson = Lesson(self.frame, config["loss"], self.survey).to(device)
-        self.optimiser = optimiser(self.lesson, config["schedule"], config["lr"], config["weight_decay"])
+        self.epochs, self.lr = unit_epochs(name, config), config["own_lr" if start is not None else "lr"]
+        self.lesson = Lesson(self.frame, config["loss"], [surveys.get(r, {}) for r in raters] or [{}]).to(device)
+        self.optimiser = optimiser(self.lesson, config["schedule"], self.lr, config["weight_decay"])
         self.step: nn.Module = self.lesson
         if ranks[1] > 1:
             self.step = nn.parallel.DistributedDataParallel(self.step)
         if config["compile"]:
             self.step = torch.compile(self.step)  # type: ignore[assignment]
-        self.epoch = 0
+        self.epoch, self.curve, self.best = 0, [], None
+
+    @property
+    def done(self) -> bool:
+        """All epochs are over, or the last `patience` of them brought nothing on the expert's own validation photos."""
+        errors = [epoch["val"] for epoch in self.curve]
+        patience = self.config["patience"]
+        stuck = patience and len(errors) > patience and min(errors[-patience:]) > min(errors[:-patience])
+        return self.epoch >= self.epochs or bool(stuck)
 
     def train_epoch(self) -> None:
         """One pass over the fitting photos; what is drawn depends on (seed, model, epoch) alone."""
@@ -88,20 +103,42 @@ class Unit:
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=draw).item()) + rank)  # dropout
         order = self.fit_rows[torch.randperm(len(self.fit_rows), generator=draw)]
         for group in self.optimiser.param_groups:
-            group["lr"] = rate(self.config["schedule"], self.config["lr"], self.epoch, self.config["epochs"])
+            group["lr"] = rate(self.config["schedule"], self.lr, self.epoch, self.epochs)
         self.step.train()
+        losses = []
         for rows in order.split(self.config["batch"]):
             flip = torch.rand(len(rows), generator=draw) < 0.5
             if len(rows) < 2 * world:  # BatchNorm has nothing to normalise by
                 continue
             rows, flip = rows[rank::world], flip[rank::world]
             view = self.inputs.view(rows, flip, self.frame.config, self.device)
+            given = None if self.given is None else self.given[rows].to(self.device)
             self.optimiser.zero_grad(set_to_none=True)
             with self._precision():
-                loss = self.step(view, self.labels[rows].to(self.device))
+                loss = self.step(view, self.labels[rows].to(self.device), given)
             loss.backward()
             self.optimiser.step()
+            losses.append(loss.detach())
         self.epoch += 1
+        self.curve.append({"epoch": self.epoch, "loss": float(torch.stack(losses).mean()), "val": self.error()})
+        if len(self.val_rows) and self.curve[-1]["val"] <= min(epoch["val"] for epoch in self.curve):
+            self.best = {key: value.detach().cpu().clone() for key, value in self.frame.state_dict().items()}
+
+    @torch.no_grad()
+    def error(self) -> float:
+        """Root mean squared error on the raters' own photos of the split `val`, points; NaN where there are none."""
+        self.lesson.eval()
+        rank, world = self.ranks
+        total = torch.zeros(2, device=self.device)  # squares, and how many
+        mine = self.val_rows[rank::world]
+        for rows in mine.split(self.config["judge_batch"]) if len(mine) else ():
+            view = self.inputs.view(rows, torch.zeros(len(rows), dtype=torch.bool), self.frame.config, self.device)
+            with self._precision():
+                off = (self.lesson.scores(view) - self.labels[rows].to(self.device)).square()
+            total += torch.stack([off.nansum(), off.isfinite().sum()])
+        if world > 1:  # all of them have to agree on when to stop
+            torch.distributed.all_reduce(total)
+        return float((total[0] / total[1]).sqrt())
 
     def _precision(self):
         half = self.config["precision"] == "bf16" or (self.config["precision"] == "auto" and self.device.type == "cuda")
@@ -113,22 +150,30 @@ class Unit:
             "lesson": self.lesson.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "epoch": self.epoch,
+            "curve": self.curve,
+            "best": self.best,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
         self.lesson.load_state_dict(state["lesson"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.epoch = state["epoch"]
+        self.epoch, self.curve, self.best = state["epoch"], state["curve"], state["best"]
 
     def finish(self) -> None:
         """Keep the model, its predictions and, of the generic one, its fused features."""
         import pyarrow as pa
 
         config, kept = self.config, Path(self.config["kept"])
+        if self.best is not None:
+            self.frame.load_state_dict(self.best)
         rated, file = set(config["dimensions"]), config["files"][self.name]
-        scores, fused = predict_all(self.frame, self.inputs, self.survey, config["judge_batch"], self.device)
-        about = {"rater": self.name, "survey": config["surveys"].get(self.name, {}), "dimensions": sorted(rated)}
+        curve = [epoch | {"val": epoch["val"] if math.isfinite(epoch["val"]) else None} for epoch in self.curve]
+        about = {"rater": self.name, "survey": self.answers, "dimensions": sorted(rated), "curve": curve}
+        if self.name == JOINT:  # nobody's: it speaks for whoever's survey it is given
+            return save_frame(self.frame, kept / JOINT, JOINT, about)
         save_frame(self.frame, kept / "models", file, about)
+        survey = survey_code(self.answers)
+        scores, fused = predict_all(self.frame, self.inputs, survey, config["judge_batch"], self.device)
         # A head that no rating has trained says nothing; its numbers never leave the model.
         columns = {
             d: pa.array(scores[:, k].numpy() if d in rated else [None] * len(scores), pa.float32())
@@ -139,6 +184,42 @@ class Unit:
         if self.name == GENERIC:
             vectors = pa.array(list(fused.numpy()), pa.list_(pa.float32()))
             write_table(pa.table({"photo_id": self.inputs.ids, "vector": vectors}), kept / "features.parquet")
+
+
+def _labels(config: dict[str, Any], raters: list[str], inputs: FrameInputs) -> tuple[Tensor, Tensor | None]:
+    """(N, R, 3) labels, and (N, R, 5) given preference vectors if any; without raters everybody's mean, (N, 1, 3)."""
+    table, rows = read_table(config["labels"]), inputs.rows()
+    if not raters:
+        return scores_of(table, rows)[:, None], None
+    who = table["rater_id"].to_pylist()
+    labels = torch.stack([scores_of(table.filter([w == rater for w in who]), rows) for rater in raters], 1)
+    if not config.get("preferences"):
+        return labels, None
+    given = torch.full((len(inputs), len(raters), WIDTH), float("nan"))
+    for row in read_table(config["preferences"], ["photo_id", "rater_id", "preference"]).to_pylist():
+        if row["preference"] and row["photo_id"] in rows and row["rater_id"] in raters:
+            given[rows[row["photo_id"]], raters.index(row["rater_id"])] = torch.tensor(row["preference"])
+    return labels, given if given.isfinite().any() else None
+
+
+def joint(name: str, config: dict[str, Any]) -> PhysiqueFrame | None:
+    """The model that the model of this name starts from: the joint one for an expert's, if `begin` is `joint`."""
+    if name in (GENERIC, JOINT) or config["begin"] != "joint":
+        return None
+    return load_frame(Path(config["kept"]) / JOINT, JOINT)[0]
+
+
+def unit_epochs(name: str, config: dict[str, Any]) -> int:
+    """Passes over the photos that a model may take."""
+    return config["own_epochs" if name not in (GENERIC, JOINT) and config["begin"] == "joint" else "epochs"]
+
+
+def jobs(config: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """Configs of the training jobs, in groups; those of a group may run at once, when the groups before are over."""
+    if config["size"] != "full":
+        return [[config]]
+    shared = [name for name in config["units"] if name in (GENERIC, JOINT)]
+    return [[config | {"units": [name]} for name in names] for names in (shared, config["units"][len(shared) :])]
 
 
 def expert_loop(config: dict[str, Any]) -> None:
@@ -152,14 +233,23 @@ def expert_loop(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     together = config["size"] == "full"
-    torch.set_num_threads(1 if world > 1 else torch.get_num_threads())
+    # Steps of a tiny model are too short to share out; on a busy machine sharing made them thirty times slower.
+    torch.set_num_threads(1 if world > 1 or not together else torch.get_num_threads())
     device = get_device() if config["gpus"] else torch.device("cpu")
     frame = FrameConfig.from_dict(config["frame"])
     photos = Path(config["photos"])
     inputs = read_inputs(
         Path(config["mesh"]), Path(config["embeddings"]), frame, photos, Path(config["pixels"]), config["squash"]
     )
-    mine = config["units"] if together else config["units"][rank::world]
+    waves = [[name for name in config["units"] if (name in (GENERIC, JOINT)) == first] for first in (True, False)]
+    mine, turns = [], []
+    for wave in waves:
+        rows = [[name] * world for name in wave] if together else [wave[k : k + world] for k in range(0, len(wave), world)]
+        for row in rows:
+            epochs = max(unit_epochs(name, config) for name in row)
+            mine.append(row[rank] if rank < len(row) else None)
+            turns += [(len(mine) - 1, end) for end in range(config["report_every"], epochs, config["report_every"])]
+            turns.append((len(mine) - 1, epochs))
     first, saved = 0, None
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
@@ -167,22 +257,20 @@ def expert_loop(config: dict[str, Any]) -> None:
             saved = torch.load(Path(folder) / f"{0 if together else rank}.pt", weights_only=True, map_location=device)
             first = saved["turn"]
 
-    every, epochs = config["report_every"], config["epochs"]
-    blocks = math.ceil(epochs / every)
-    turns = math.ceil(len(config["units"]) / (1 if together else world)) * blocks  # a report is a barrier for all ranks
     unit: Unit | None = None
-    for turn in range(first, turns):
-        place, block = divmod(turn, blocks)
-        if place < len(mine):
-            if unit is None or unit.name != mine[place]:
+    for turn in range(first, len(turns)):  # a report is a barrier for all ranks
+        place, until = turns[turn]
+        name = mine[place]
+        if name is not None:
+            if unit is None or unit.name != name:
                 like = unit.frame if unit is not None and not together else None
-                ranks = (rank, world) if together else (0, 1)
-                unit = Unit(mine[place], inputs, config, device, ranks, like)
+                unit = Unit(name, inputs, config, device, (rank, world) if together else (0, 1), like, joint(name, config))
                 if saved is not None and saved.get("name") == unit.name:
                     unit.resume(saved)
-            while unit.epoch < min((block + 1) * every, epochs):
+            while unit.epoch < until and not unit.done:
                 unit.train_epoch()
-            if block == blocks - 1 and (rank == 0 or not together):
+            last = turn + 1 == len(turns) or turns[turn + 1][0] != place
+            if last and (rank == 0 or not together):
                 unit.finish()
         with tempfile.TemporaryDirectory() as folder:
             state = unit.state() if unit is not None else {}
@@ -190,7 +278,7 @@ def expert_loop(config: dict[str, Any]) -> None:
             if rank == 0 or not together:
                 torch.save(state | {"turn": turn + 1}, Path(folder) / f"{rank}.pt")
                 said = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report({"turn": turn + 1, "turns": turns}, checkpoint=said)
+            ray.train.report({"turn": turn + 1, "turns": len(turns)}, checkpoint=said)
 
 
 def collect(kept: Path, out: Path) -> None:
@@ -201,6 +289,8 @@ def collect(kept: Path, out: Path) -> None:
 
     parts = [read_table(path) for path in shard_paths(kept / "predictions")]
     write_table(pa.concat_tables(parts), out / "predictions.parquet")
-    shutil.copytree(kept / "models", out / "models", dirs_exist_ok=True)
+    for models in ("models", JOINT):
+        if (kept / models).is_dir():
+            shutil.copytree(kept / models, out / models, dirs_exist_ok=True)
     shutil.copy(kept / "features.parquet", out / "features.parquet")
     shutil.rmtree(kept)

@@ -63,3 +63,17 @@ def test_interval_leaves_nan_users_out_and_repeats_itself():
     assert metrics.interval(values, seed=3)[0] == pytest.approx(0.2)
     assert np.isnan(metrics.interval([], seed=0)).all()
     assert np.isnan(metrics.interval([0.4], seed=0)[1:]).all()
+
+
+def test_a_crossed_interval_is_wide_where_raters_are_few():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(6, 1)) + 0.1 * rng.normal(size=(6, 200))  # raters differ, photos hardly
+    mean, lo, hi = metrics.crossed_interval(values)
+    alone = metrics.crossed_interval(values.mean(0, keepdims=True))
+    assert mean == pytest.approx(values.mean()) and lo < mean < hi
+    assert hi - lo > 10 * (alone[2] - alone[1])  # resampling photos alone would look far too sure
+    holes = np.where(rng.random(values.shape) < 0.3, np.nan, values)
+    assert metrics.crossed_interval(holes)[0] == pytest.approx(np.nanmean(holes))
+    assert np.isnan(metrics.crossed_interval(np.full((2, 2), np.nan))).all()
+    one = metrics.crossed_interval(np.array([[3.0]]))
+    assert one[0] == 3 and np.isnan(one[1:]).all()

@@ -18,17 +18,26 @@ from model.physique_frame import FrameConfig
 from model.views import FrameInputs
 from tasks.experts import frame_settings
 from tasks.params import load_params
-from tasks.splits import FIT, split_of
+from tasks.splits import FIT, VAL, split_of
 from tasks.tables import write_table
-from tasks.train_experts import GENERIC, Unit
+from tasks.train_experts import GENERIC, JOINT, Unit, joint
 
 WIDTH = 12
 
 
-def cohort() -> FrameInputs:
-    """32 photos that may be fitted on, of bodies that are clouds: the network does not mind."""
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Steps this small are slower when shared out, and thirty times slower on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def cohort(splits: tuple[str, ...] = (FIT,)) -> FrameInputs:
+    """32 photos of the splits, of bodies that are clouds: the network does not mind."""
     given = torch.Generator().manual_seed(0)
-    ids = [i for i in (f"{k * 2**26:08x}" + "0" * 56 for k in range(60)) if split_of(i) == FIT][:32]
+    ids = [i for i in (f"{k * 2**26:08x}" + "0" * 56 for k in range(64)) if split_of(i) in splits][-32:]
     base = torch.randn(10475, 3, generator=given)
     return FrameInputs(
         ids=ids,
@@ -48,6 +57,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "labels": str(folder / "labels.parquet"), "surveys": {}, "frame": FrameConfig.tiny(WIDTH).to_dict(),
         "compat": "fixed", "start": None, "backbone": None, "recompute": False, "compile": False, "precision": "fp32",
         "seed": 3, "loss": "uncertainty", "schedule": "cosine", "lr": 2e-3, "weight_decay": 0.05, "epochs": 4, "batch": 8,
+        "begin": "separate", "own_epochs": 2, "own_lr": 5e-4, "patience": 0, "judge_batch": 16, "preferences": None,
     } | changes  # fmt: skip
 
 
@@ -109,7 +119,7 @@ def test_half_precision_and_recomputing_train_too(tmp_path):
 def test_the_papers_schedule_is_a_tenth_every_five_epochs():
     assert [rate("paper", 1e-4, epoch, 20) for epoch in (0, 4, 5, 19)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-7])
     assert rate("cosine", 1e-3, 15, 16) < rate("cosine", 1e-3, 4, 16) <= 1e-3
-    lesson = Lesson(start_frame(FrameConfig.tiny(WIDTH), "fixed", None, None), "sum", torch.zeros(32))
+    lesson = Lesson(start_frame(FrameConfig.tiny(WIDTH), "fixed", None, None), "sum", [{}])
     (group,) = optimiser(lesson, "paper", 1e-4, 0.3).param_groups
     assert (group["eps"], group["weight_decay"]) == (1e-5, 0)
 
@@ -124,3 +134,78 @@ def test_where_weights_start_is_checked(tmp_path):
     with pytest.raises(ValueError, match=r"model.start: data/weights/nix.json is missing"):
         frame_settings(missing, tmp_path / "embeddings")
     assert frame_settings(params.model, tmp_path / "embeddings")["frame"]["image_width"] == WIDTH
+
+
+def rated_by(experts: dict[str, tuple[float, float]], inputs: FrameInputs, folder: Path, **changes: Any) -> dict[str, Any]:
+    """Settings where each expert's scores are slope · (first number of the photo's vector) + offset."""
+    inputs.vector[:, 1] = inputs.vector[:, 0]  # the other way round the photo says the same
+    rows = []
+    for expert, (slope, offset) in experts.items():
+        score = (slope * inputs.vector[:, 0, 0] + offset).clamp(0, 10).numpy()
+        scores = {d: score for d in ("appearance", "health", "posture")}
+        rows.append(pa.table({"photo_id": inputs.ids, "rater_id": [expert] * len(inputs), **scores}))
+    config = settings(folder)
+    write_table(pa.concat_tables(rows), folder / "labels.parquet")
+    surveys = {expert: {"likes": f"taste of {expert}", "age": "30"} for expert in experts}
+    files = {GENERIC: "000", JOINT: "001"} | {expert: f"{k:03d}" for k, expert in enumerate(experts, 2)}
+    return config | {"surveys": surveys, "begin": "joint", "files": files, "kept": str(folder / "kept")} | changes
+
+
+def test_a_joint_model_speaks_for_each_expert_by_survey_and_experts_start_from_it(tmp_path):
+    inputs = cohort((FIT, VAL))
+    experts = {"a": (1.5, 5.0), "b": (-1.5, 5.0)}
+    config = rated_by(experts, inputs, tmp_path, epochs=100, lr=0.03, dimensions=["appearance"])
+    unit = Unit(JOINT, inputs, config, torch.device("cpu"))
+    while not unit.done:
+        unit.train_epoch()
+    unit.finish()
+    view = inputs.view(torch.arange(len(inputs)), torch.zeros(len(inputs), dtype=torch.bool), unit.frame.config)
+    said = unit.lesson.eval().scores(view)
+    first = inputs.vector[:, 0, 0]
+    agree = [torch.corrcoef(torch.stack([said[:, r, 0].detach(), first]))[0, 1] for r in range(2)]
+    assert agree[0] > 0.5 and agree[1] < -0.5  # one network, opposite tastes, told apart by their answers alone
+
+    start = joint("b", config)
+    assert joint(JOINT, config) is None and joint("b", config | {"begin": "separate"}) is None
+    own = Unit("b", inputs, config, torch.device("cpu"), start=start)
+    assert (own.epochs, own.lr) == (2, 5e-4)
+    for name, value in unit.best.items():
+        assert torch.equal(own.frame.state_dict()[name].cpu(), value), name
+
+
+def test_training_ends_when_validation_photos_gain_nothing_and_the_best_epoch_is_kept(tmp_path):
+    inputs = cohort((FIT, VAL))
+    config = settings(tmp_path, patience=3, epochs=200)
+    noise = torch.rand(len(inputs), generator=torch.Generator().manual_seed(5)).numpy() * 10
+    scores = {d: noise for d in ("appearance", "health", "posture")}
+    write_table(pa.table({"photo_id": inputs.ids, "rater_id": ["e"] * len(inputs), **scores}), tmp_path / "labels.parquet")
+    unit = Unit(GENERIC, inputs, config, torch.device("cpu"))
+    while not unit.done:
+        unit.train_epoch()
+    errors = [epoch["val"] for epoch in unit.curve]
+    best = errors.index(min(errors))
+    assert unit.epoch < 200 and len(errors) - 1 - best == 3
+    unit.frame.load_state_dict(unit.best)
+    assert unit.error() == pytest.approx(errors[best], rel=1e-5)
+
+
+def test_given_preference_vectors_are_learned_and_read_by_frames_that_make_none(tmp_path):
+    inputs = cohort()
+    config = rated_by({"a": (1.0, 5.0)}, inputs, tmp_path, preferences=str(tmp_path / "preferences.parquet"), lr=0.01)
+    vectors = pa.array([[0.9, 0.1, 0.9, 0.1, 0.5]] * 20, pa.list_(pa.float32()))
+    given = {"photo_id": inputs.ids[:20], "rater_id": ["a"] * 20, "preference": vectors}
+    write_table(pa.table(given), Path(config["preferences"]))
+    unit = Unit("a", inputs, config, torch.device("cpu"))
+    assert unit.given.isfinite().all(2).sum() == 20
+    for _ in range(30):
+        unit.train_epoch()
+    survey = unit.lesson.answers.sum(1).expand(len(inputs), -1)
+    made = unit.frame.eval().preference(survey, inputs.vector[:, 0])
+    assert (made.mean(0) - torch.tensor([0.9, 0.1, 0.9, 0.1, 0.5])).abs().max() < 0.15
+
+    reads = Unit("a", inputs, config | {"frame": FrameConfig(WIDTH, survey=False).to_dict()}, torch.device("cpu"))
+    view = inputs.view(torch.arange(4), torch.zeros(4).bool(), reads.frame.config)
+    reads.lesson.eval()
+    with torch.no_grad():
+        other = torch.rand(4, 1, 5, generator=torch.Generator().manual_seed(1))
+        assert reads.lesson(view, reads.labels[:4], other) != reads.lesson(view, reads.labels[:4], None)
