@@ -22,12 +22,13 @@ def pretrain(
     embeddings: str = "data/embeddings",
     body: str = "data/body",
     meshnet: str = "data/meshnet",
+    reviews: str = "data/reviews",
     out: str = "artifacts/pretrain",
 ) -> None:
     """Draft, review, train every expert's model, the joint and the generic one with Ray Train, register them."""
     params = load_params()
     with replaced_folder(out) as folder:
-        write_labels(Path(cohort), Path(mesh), Path(embeddings), folder, params)
+        write_labels(Path(cohort), Path(mesh), Path(embeddings), Path(reviews), folder, params)
         config = expert_settings(Path(cohort), Path(mesh), Path(embeddings), folder, params)
         workers, gpus = params.pretrain.workers, params.pretrain.gpus_per_worker
         fit_all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,32 +12,59 @@ import pyarrow as pa
 
 from model.checkpoint import file_hash
 from model.compat import Compat
-from model.metrics import srcc
 from model.physique_frame import FrameConfig
 from model.scores import DIMENSIONS
 from tasks.bodies import body_file
 from tasks.frame_data import read_inputs, scores_of
-from tasks.labeller import expert_labels
+from tasks.labeller import MIDDLE, expert_labels
 from tasks.mesh_table import mesh_recipe
-from tasks.params import Model, Params
+from tasks.params import Model, Params, Pretrain
+from tasks.reviewed import read_reviewed
 from tasks.splits import TEST, VAL, split_of
-from tasks.tables import read_json, read_table, shard_paths, write_json, write_table
+from tasks.tables import only, read_json, read_table, shard_paths, write_json, write_table
 from tasks.train import run_name
 from tasks.train_experts import GENERIC, JOINT
 
 REPORT_EVERY = 20  # epochs between checkpoints; a tiny model's epoch is shorter than a report
 
 
-def write_labels(cohort: Path, mesh: Path, embeddings: Path, out: Path, params: Params) -> None:
-    """out/labels.parquet (what experts are trained on), out/pseudo.parquet and out/effort.json."""
-    found = expert_labels(cohort, read_inputs(mesh, embeddings), params.pretrain, params.seed)
-    if isinstance(found, pa.Table):
-        write_table(found, out / "labels.parquet")
-        write_json({"rows": [], "fall": {}}, out / "effort.json")
-    else:
-        write_table(found.labels, out / "labels.parquet")
-        write_table(found.pseudo, out / "pseudo.parquet")
-        write_json({"rows": found.effort, "fall": found.fall}, out / "effort.json")
+def write_labels(
+    cohort: Path, mesh: Path, embeddings: Path, reviews: Path, out: Path, params: Params
+) -> None:
+    """out/labels.parquet (what experts are trained on), out/pseudo.parquet, out/effort.json and out/surveys.json."""
+    inputs = read_inputs(mesh, embeddings)
+    labels, drafts, answers = read_reviewed(reviews)
+    base = base_drafts(cohort / "photos", inputs.rows(), params.pretrain, out)
+    found = expert_labels(cohort, (labels, drafts), inputs, params.pretrain, params.seed, base)
+    write_table(found.labels, out / "labels.parquet")
+    write_table(found.pseudo, out / "pseudo.parquet")
+    write_json({"rows": found.effort, "fall": found.fall}, out / "effort.json")
+    write_json(surveys(cohort) | answers, out / "surveys.json")
+
+
+def base_drafts(photos: Path, rows: dict[str, int], settings: Pretrain, out: Path) -> np.ndarray:
+    """(N, 3) what the labeller starts from: the middle of the scale, or what a labeller made elsewhere says.
+
+    Where that one is silent it is its mean. What could not be used goes to out/quarantine.parquet.
+
+    Raises:
+        BadInput: `pretrain.labeller` names no usable file or endpoint.
+    """
+    base = np.full((len(rows), len(DIMENSIONS)), MIDDLE)
+    if settings.labeller == "builtin":
+        return base
+    from tasks.drafts import read_drafts
+
+    said, aside = read_drafts(settings.labeller, photos, Path(".physique/drafts"), scale=tuple(settings.labeller_scale))
+    if len(aside):
+        write_table(aside, out / "quarantine.parquet")
+    known = [(rows[photo], k) for k, photo in enumerate(said.photo_ids) if photo in rows]
+    at, where = (list(part) for part in zip(*known)) if known else ([], [])
+    base[:] = np.nan
+    base[at] = said.scores[where]
+    there = np.isfinite(base)
+    mean = np.where(there, base, 0).sum(0) / np.maximum(there.sum(0), 1)
+    return np.where(there, base, np.where(there.any(0), mean, MIDDLE))
 
 
 def surveys(cohort: Path) -> dict[str, dict[str, str]]:
@@ -71,7 +99,7 @@ def expert_settings(
         "units": names,
         "files": {name: f"{k:03d}" for k, name in enumerate(names)},
         "preferences": str(given.resolve()) if (given := cohort / "preferences.parquet").is_file() else None,
-        "surveys": {rater: answers for rater, answers in surveys(cohort).items() if rater in experts},
+        "surveys": {rater: told for rater, told in read_json(out / "surveys.json").items() if rater in experts},
         "dimensions": read_json(cohort / "cohort.json")["dimensions"],
         "seed": params.seed,
         "gpus": params.pretrain.gpus_per_worker,
@@ -111,41 +139,44 @@ def frame_settings(model: Model, embeddings: Path) -> dict[str, Any]:
     }
 
 
-def own_photos(predictions: pa.Table, labels: pa.Table, model: str, rater: str, split: str) -> dict[str, float]:
-    """SRCC per dimension of a model with one rater's labels on the photos of a split; NaN where too few."""
-    said = predictions.filter([m == model for m in predictions["model"].to_pylist()])
-    rows = {photo: i for i, photo in enumerate(said["photo_id"].to_pylist())}
-    mine = labels.filter(
-        [r == rater and split_of(p) == split for r, p in zip(*(labels[c].to_pylist() for c in ("rater_id", "photo_id")))]
-    )
-    rated = scores_of(mine, rows).numpy()
-    return {
-        name: float(srcc(said[name].to_numpy(zero_copy_only=False).astype(float), rated[:, d])[0])
-        for d, name in enumerate(DIMENSIONS)
-    }
+def said_by(predictions: pa.Table, model: str, rows: dict[str, int], dimensions: list[str]) -> np.ndarray:
+    """(N, D) what a model says of photos, NaN where it says nothing."""
+    out = np.full((len(rows), len(dimensions)), np.nan)
+    said = only(predictions, [m == model for m in predictions["model"].to_pylist()])
+    at = [rows[photo] for photo in said["photo_id"].to_pylist()]
+    for d, name in enumerate(dimensions):
+        out[at, d] = said[name].to_numpy(zero_copy_only=False).astype(float)
+    return out
 
 
 def register_experts(out: Path, cohort: Path, body: Path, meshnet: Path, params: Params) -> str:
     """Register one model per expert, write out/pretrain.json with the versions; a page for Prefect."""
     from model.predictor import write_bundle
-    from tasks.registry import expert_model, register, stage_run
+    from tasks.registry import describe_version, expert_model, register, stage_run
+    from tasks.report.card import card, measured, pictures
 
-    predictions, labels = read_table(out / "predictions.parquet"), read_table(cohort / "labels.parquet")
-    dimensions = read_json(cohort / "cohort.json")["dimensions"]
-    files = {
-        name: read_json(path)["about"]["rater"] and path.stem
-        for path in sorted((out / "models").glob("*.json"))
-        for name in [read_json(path)["about"]["rater"]]
-    }
+    predictions, truth = read_table(out / "predictions.parquet"), read_table(cohort / "labels.parquet")
+    cohort_about, taught = read_json(cohort / "cohort.json"), read_table(out / "labels.parquet")
+    dimensions, simulated = cohort_about["dimensions"], cohort_about["simulated"]
+    abouts = {path.stem: read_json(path)["about"] for path in sorted((out / "models").glob("*.json"))}
+    rows = {photo: i for i, photo in enumerate(sorted(set(predictions["photo_id"].to_pylist())))}
+    test = np.array([split_of(photo) == TEST for photo in rows])
+    generic = said_by(predictions, GENERIC, rows, dimensions)[test]
+    places = [DIMENSIONS.index(name) for name in dimensions]
     recipe, (_, ours) = mesh_recipe(body, meshnet, params.mesh), body_file(body)
     registered, lines = {}, ["# Expert models", "", "| expert | model | version | " + " | ".join(dimensions) + " |"]
     lines.append("|---|---|---|" + "---:|" * len(dimensions))
     with stage_run("pretrain", params.pretrain.model_dump() | {"size": params.model.size}) as run_id:
-        for name, file in files.items():
+        for file, about in abouts.items():
+            name = about["rater"]
             if name == GENERIC:
                 continue
-            found = own_photos(predictions, labels, name, name, VAL)
-            metrics = {f"val_srcc_{d}": found[d] for d in dimensions if np.isfinite(found[d])}
+            said = said_by(predictions, name, rows, dimensions)[test]
+            rated = scores_of(_of(truth, name), rows).numpy()[test][:, places]
+            found = measured(said, generic, rated, dimensions)
+            origins = dict(Counter(_of(taught, name)["origin"].to_pylist()))
+            page = card(name, about, found, origins, simulated, cohort_about["name"])
+            metrics = {f"test_srcc_{row['dimension']}": row["srcc"][0] for row in found if np.isfinite(row["srcc"][0])}
             with TemporaryDirectory() as folder:
                 bundle = write_bundle(
                     Path(folder) / "bundle",
@@ -160,9 +191,14 @@ def register_experts(out: Path, cohort: Path, body: Path, meshnet: Path, params:
                 version = register(
                     expert_model(name), bundle, "pretrain", metrics=metrics, about={"expert": name}, champion=True
                 )
-            registered[name] = version | {"val_srcc": metrics}
-            shown = " | ".join(f"{found[d]:.3f}" if np.isfinite(found[d]) else "–" for d in dimensions)
+            describe_version(version, page, pictures(about, said, rated, dimensions))
+            registered[name] = version | metrics
+            shown = " | ".join(f"{row['srcc'][0]:.3f}" if np.isfinite(row["srcc"][0]) else "–" for row in found)
             lines.append(f"| {name} | {version['name']} | {version['version']} | {shown} |")
     write_json({"mlflow_run": run_id, "experts": registered, "dimensions": dimensions}, out / "pretrain.json")
-    lines += ["", "SRCC with the expert's own scores on photos of the split `val`, seen by no training."]
+    lines += ["", "SRCC with the expert's own scores on photos of the split `test`, seen by no training."]
     return "\n".join(lines)
+
+
+def _of(labels: pa.Table, rater: str) -> pa.Table:
+    return only(labels, [r == rater for r in labels["rater_id"].to_pylist()])

@@ -10,7 +10,7 @@ the draft), so all rounds run at once, unattended. Real experts' rounds wait for
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ from tasks.frame_data import scores_of
 from tasks.params import Pretrain
 from tasks.schemas import LABELS, check
 from tasks.splits import TEST, VAL, split_of
-from tasks.tables import read_json, read_table
+from tasks.tables import only, read_json, read_table
 
 LABELLER = "labeller"
 RULES = ("supervised", "preference", "none")
 PICKS = ("random", "uncertainty", "disagreement")
+MIDDLE = 5.0
+"""Where the built-in labeller starts from, points."""
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Rounds:
 
     x: np.ndarray
     base: np.ndarray
-    """(N, 3) what it starts from: zeros, or the drafts of a labeller made elsewhere."""
+    """(N, 3) what it starts from: the middle of the scale, or the drafts of a labeller made elsewhere."""
     rule: str
     pick: str
     seed: int
@@ -96,7 +98,7 @@ def revised_by(opinions: np.ndarray, drafts: np.ndarray, just_noticeable: float,
 
 @dataclass
 class Reviewed:
-    """What the rounds of simulated experts came to."""
+    """What the rounds came to."""
 
     labels: pa.Table
     """LABELS: seeds (`rated`) and revisions (`revised`), with their round."""
@@ -135,14 +137,14 @@ def review_rounds(
 
     known = np.full_like(opinions, np.nan)
     known[:, first] = opinions[:, first]
-    base = np.zeros(opinions.shape[1:]) if base is None else base
+    base = np.full(opinions.shape[1:], MIDDLE) if base is None else base
     work = Rounds(describe(inputs, seed), base, rule, pick, seed, known)
 
     def revise(drafts: np.ndarray, at: np.ndarray, number: int) -> np.ndarray:
         return revised_by(opinions[:, at], drafts, just_noticeable, seed * 100 + number)
 
     flat = np.round(np.nanmean(opinions[:, first], (0, 1)), 1)
-    parts, pseudo, effort = [own.filter(_at(own, {inputs.ids[i] for i in [*first, *judged]}))], [], []
+    parts, pseudo, effort = [only(own, _at(own, {inputs.ids[i] for i in [*first, *judged]}))], [], []
     before = work.draft(judged)
     for number in range(1, rounds + 1):
         at = work.next(pool, -(-len(pool) // (rounds + 1 - number)), number)
@@ -161,34 +163,66 @@ def review_rounds(
 
 
 def expert_labels(
-    cohort: Path, inputs: FrameInputs, settings: Pretrain, seed: int, base: np.ndarray | None = None
-) -> Reviewed | pa.Table:
-    """What expert models are trained on: the rounds of simulated experts, or real experts' own ratings as they are.
+    cohort: Path, reviewed: tuple[pa.Table, pa.Table], inputs: FrameInputs, settings: Pretrain, seed: int, base: np.ndarray
+) -> Reviewed:
+    """What expert models are trained on.
 
-    Photos of the split `test` are left out.
+    Simulated experts go through all rounds here. Real ones have theirs on the review page: their own ratings count, and
+    where they reviewed a photo, what they said there. Photos of the split `test` are left out.
+
+    Args:
+        reviewed: labels and pseudo-labels of `tasks.reviewed.read_reviewed`.
+        base: (N, 3) drafts of a labeller made elsewhere, else the middle of the scale.
 
     Raises:
-        ValueError: no expert rated a photo that may be fitted on.
+        ValueError: no expert rated or reviewed a photo that may be fitted on.
     """
     labels, raters = read_table(cohort / "labels.parquet"), read_table(cohort / "raters.parquet")
     role = dict(zip(raters["rater_id"].to_pylist(), raters["role"].to_pylist()))
     pairs = zip(labels["rater_id"].to_pylist(), labels["photo_id"].to_pylist())
-    own = labels.filter([role.get(rater) == "expert" and split_of(photo) != TEST for rater, photo in pairs])
-    if not len(own):
-        raise ValueError(f"{cohort}/labels.parquet: no expert rated any photo of the splits fit and val")
-    if not read_json(cohort / "cohort.json")["simulated"]:
-        return own
-    return review_rounds(
-        own,
-        inputs,
-        rounds=settings.rounds,
-        seed_share=settings.rounds_seed_share,
-        rule=settings.rule,
-        pick=settings.pick,
-        just_noticeable=settings.just_noticeable,
-        seed=seed,
-        base=base,
-    )
+    own = only(labels, [role.get(rater) == "expert" and split_of(photo) != TEST for rater, photo in pairs])
+    there, (said, drafts) = inputs.rows(), reviewed
+    said = only(said, [photo in there and split_of(photo) != TEST for photo in said["photo_id"].to_pylist()])
+    if not len(own) and not len(said):
+        raise ValueError(
+            f"{cohort}/labels.parquet: no expert rated any photo of the splits fit and val; "
+            "have them review some: `physique review invite ID --role expert`"
+        )
+    if read_json(cohort / "cohort.json")["simulated"] and len(own):
+        found = review_rounds(
+            own,
+            inputs,
+            rounds=settings.rounds,
+            seed_share=settings.rounds_seed_share,
+            rule=settings.rule,
+            pick=settings.pick,
+            just_noticeable=settings.just_noticeable,
+            seed=seed,
+            base=base,
+        )
+    else:
+        found = Reviewed(own, drafts, real_effort(said, drafts, there), {})
+    return replace(found, labels=overlaid(found.labels, said))
+
+
+def overlaid(labels: pa.Table, said: pa.Table) -> pa.Table:
+    """LABELS, with what was said of the same photos by the same raters in the place of what was there."""
+    both = set(zip(said["rater_id"].to_pylist(), said["photo_id"].to_pylist()))
+    pairs = zip(labels["rater_id"].to_pylist(), labels["photo_id"].to_pylist())
+    return pa.concat_tables([only(labels, [pair not in both for pair in pairs]), said])
+
+
+def real_effort(said: pa.Table, drafts: pa.Table, rows: dict[str, int]) -> list[dict[str, Any]]:
+    """Rows of the report: the effort of each round that real experts had."""
+    found, experts = [], sorted(set(said["rater_id"].to_pylist()))
+    for number in sorted(set(drafts["round"].to_pylist())):
+        shown = scores_of(only(drafts, [r == number for r in drafts["round"].to_pylist()]), rows).numpy()
+        at = np.flatnonzero(np.isfinite(shown).any(1))
+        mine = only(said, [r == number for r in said["round"].to_pylist()])
+        if len(mine) and len(at):
+            revised = np.stack([scores_of(_of(mine, expert), rows).numpy()[at] for expert in experts])
+            found += effort_rows(shown[at].astype(float), revised.astype(float), None, None, number)
+    return found
 
 
 def effort_rows(
@@ -243,7 +277,7 @@ def label_table(photos: list[str], rater: str, scores: np.ndarray, origin: str, 
 
 
 def _of(labels: pa.Table, rater: str) -> pa.Table:
-    return labels.filter([r == rater for r in labels["rater_id"].to_pylist()])
+    return only(labels, [r == rater for r in labels["rater_id"].to_pylist()])
 
 
 def _at(labels: pa.Table, photos: set[str]) -> list[bool]:

@@ -125,7 +125,13 @@ class Model(_Section):
 class Pretrain(_Section):
     """Stage 1: expert models."""
 
+    labeller: Text
+    labeller_scale: Annotated[
+        list[float], Field(description="two numbers, the lowest and the highest score of that labeller, as in [0, 10]")
+    ]
     rounds: Count
+    round_photos: Annotated[Annotated[int, Field(ge=1)] | None, Field(description="a whole number, 1 or more; or null")]
+    enough: Annotated[float, Field(gt=0, le=1, description="a number above 0, up to 1")]
     rounds_seed_share: Share
     rule: Literal["supervised", "preference", "none"]
     pick: Literal["random", "uncertainty", "disagreement"]

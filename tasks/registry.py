@@ -15,11 +15,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 PERSONAL = "physique-personal"
 CHAMPION, CHALLENGER = "champion", "challenger"
 EXPERIMENT = "physique"
+DESCRIPTION = 5000
+"""Characters that MLflow's store keeps of a description."""
 SERVED = Path(__file__).with_name("served.py")
 REQUIREMENTS = ["mlflow", "torch", "timm", "smplx", "safetensors", "numpy", "pandas", "pillow", "scipy",
                 "opencv-python-headless<5"]  # fmt: skip
@@ -135,6 +138,21 @@ def register(
     if champion or CHAMPION not in client.get_registered_model(name).aliases:
         promote(name, version)
     return {"name": name, "version": version, "uri": f"models:/{name}/{version}"}
+
+
+def describe_version(version: dict[str, Any], card: str, picture: bytes) -> None:
+    """Give a version of the current run its model card: as its description, and with a PNG among the run's artifacts."""
+    import mlflow
+    from mlflow import MlflowClient
+
+    folder = f"cards/{version['name']}"
+    mlflow.log_text(card, f"{folder}/card.md")
+    with TemporaryDirectory() as temporary:
+        (Path(temporary) / "card.png").write_bytes(picture)
+        mlflow.log_artifact(str(Path(temporary) / "card.png"), folder)
+    if len(card) > DESCRIPTION:
+        card = f"{card[: DESCRIPTION - 80]}…\n\nThe rest: {folder}/card.md of the run."
+    MlflowClient().update_model_version(version["name"], version["version"], description=card)
 
 
 def promote(name: str, version: str) -> None:

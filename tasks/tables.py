@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -132,3 +132,8 @@ def replaced_folder(out: str | Path) -> Iterator[Path]:
     fresh.rename(out)
     if former.exists():
         shutil.rmtree(former)
+
+
+def only(table: pa.Table, wanted: Iterable[bool]) -> pa.Table:
+    """The rows that are wanted; an empty table too, which Arrow's own `filter` refuses when given a list."""
+    return table.filter(pa.array(list(wanted), pa.bool_()))

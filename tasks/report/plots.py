@@ -45,7 +45,7 @@ def curve_panel(rows: list[CurveRow], dimension: str, *, quantity: str = "srcc",
     Bands are intervals over users.
     """
     rows = sorted((row for row in rows if row["dimension"] == dimension), key=lambda row: row["ratings"])
-    figure, axes = _panel()
+    figure, axes = panel()
     models = list(dict.fromkeys(row["model"] for row in rows))
     priors = (("gain_expert", "selected expert", EXPERT), ("gain_generic", "generic", GENERIC))
     for key, prior, place in priors:
@@ -54,10 +54,10 @@ def curve_panel(rows: list[CurveRow], dimension: str, *, quantity: str = "srcc",
             if quantity == "gain":
                 name = f"over {prior}" if len(models) == 1 else f"{model} over {prior}"
                 where = place if len(models) == 1 else 2 * at + (place == GENERIC)
-                _line(axes, [(row["ratings"], row[key]) for row in known], name, where)
+                line(axes, [(row["ratings"], row[key]) for row in known], name, where)
             elif at == 0 and prior not in models:
                 implied = [(row["ratings"], [row["srcc"][0] - row[key][0], None, None]) for row in known]
-                _line(axes, implied, prior, place)
+                line(axes, implied, prior, place)
     if quantity == "gain":
         axes.axhline(0, color=INK, linewidth=1)
     else:
@@ -65,7 +65,7 @@ def curve_panel(rows: list[CurveRow], dimension: str, *, quantity: str = "srcc",
         free = iter(OTHERS * (1 + len(models) // len(OTHERS)))
         for model in models:
             where = places[model] if model in places else next(free)
-            _line(axes, [(row["ratings"], row["srcc"]) for row in rows if row["model"] == model], model, where)
+            line(axes, [(row["ratings"], row["srcc"]) for row in rows if row["model"] == model], model, where)
     counts = sorted({row["ratings"] for row in rows})
     axes.set_xscale("function", functions=(_squeeze, _stretch))
     axes.set_xticks(counts, [str(n) for n in counts])
@@ -76,8 +76,8 @@ def curve_panel(rows: list[CurveRow], dimension: str, *, quantity: str = "srcc",
         axes.set_xlim(_stretch(first - edge), _stretch(last + edge))
     axes.set_xlabel("a user's own ratings (log scale)")
     what = "SRCC per user" if quantity == "srcc" else "gain in SRCC, paired"
-    _finish(axes, f"{label(dimension)}: {what}")
-    return _bytes(figure, form)
+    finish(axes, f"{label(dimension)}: {what}")
+    return picture(figure, form)
 
 
 def night_panel(rows: list[NightRow], dimension: str, *, form: str = "png") -> bytes:
@@ -85,7 +85,7 @@ def night_panel(rows: list[NightRow], dimension: str, *, form: str = "png") -> b
     rows = [row for row in rows if row["dimension"] == dimension]
     names = [f"{_cut(row['group'])} ({row['users']})" for row in rows]
     left = 0.2 + 0.078 * max(map(len, names), default=0)
-    figure, axes = _panel(height=HEAD + FOOT + 0.46 * max(1, len(rows)), left=left, right=0.62)
+    figure, axes = panel(height=HEAD + FOOT + 0.46 * max(1, len(rows)), left=left, right=0.62)
     for at, row in enumerate(rows):
         for key, colour, marker, shift in (
             ("before", SERIES[2], "o", -0.13),
@@ -105,24 +105,24 @@ def night_panel(rows: list[NightRow], dimension: str, *, form: str = "png") -> b
     axes.set_xlabel("SRCC per user · right: paired change")
     axes.grid(axis="x", color=RULE, linewidth=0.8)
     axes.grid(axis="y", visible=False)
-    _finish(axes, f"{label(dimension)}: before and after")
-    return _bytes(figure, form)
+    finish(axes, f"{label(dimension)}: before and after")
+    return picture(figure, form)
 
 
 def effort_panel(rows: list, *, form: str = "png") -> bytes:
     """How far experts moved pseudo-labels, points per dimension, round by round."""
-    figure, axes = _panel(height=2.7)
+    figure, axes = panel(height=2.7)
     dimensions = list(dict.fromkeys(row["dimension"] for row in rows))
     for at, dimension in enumerate(dimensions):
         mine = sorted((r for r in rows if r["dimension"] == dimension), key=lambda r: r.get("round", 1))
-        _line(axes, [(r.get("round", 1), r["change"]) for r in mine], label(dimension), at)
+        line(axes, [(r.get("round", 1), r["change"]) for r in mine], label(dimension), at)
     rounds = sorted({row.get("round", 1) for row in rows})
     axes.set_xticks(rounds, [str(n) for n in rounds])
     axes.set_ylim(bottom=0)
     axes.margins(x=0.1)
     axes.set_xlabel("round of revision")
-    _finish(axes, "Mean |revised − pseudo-label|, points")
-    return _bytes(figure, form)
+    finish(axes, "Mean |revised − pseudo-label|, points")
+    return picture(figure, form)
 
 
 def note_panel(text: str, *, form: str = "png") -> bytes:
@@ -131,7 +131,7 @@ def note_panel(text: str, *, form: str = "png") -> bytes:
 
     figure = Figure(figsize=(2 * WIDTH, 0.7), facecolor="none")
     figure.text(0.02, 0.5, _plain(text), fontsize=10, color=SOFT, va="center")
-    return _bytes(figure, form)
+    return picture(figure, form)
 
 
 def darkened(svg: bytes) -> bytes:
@@ -171,7 +171,7 @@ def _stretch(x: Any) -> Any:
     return np.exp2(x) - 1
 
 
-def _panel(height: float = 3.1, left: float = 0.52, right: float = 0.12) -> "tuple[Figure, Axes]":
+def panel(height: float = 3.1, left: float = 0.52, right: float = 0.12) -> "tuple[Figure, Axes]":
     """An empty panel with fixed margins, inches: laying out by measuring text costs three times as much."""
     from matplotlib.figure import Figure
 
@@ -188,7 +188,7 @@ def _panel(height: float = 3.1, left: float = 0.52, right: float = 0.12) -> "tup
     return figure, axes
 
 
-def _line(axes: "Axes", points: list, name: str, at: int) -> None:
+def line(axes: "Axes", points: list, name: str, at: int) -> None:
     """One series `[(x, [mean, lo, hi])]` with its band, in the style of place `at`; nothing if empty."""
     at %= len(SERIES)
     points = [(x, value) for x, value in points if value and value[0] is not None]
@@ -206,7 +206,7 @@ def _line(axes: "Axes", points: list, name: str, at: int) -> None:
     axes.plot(x, y, markersize=5.5, linewidth=2, **style)  # type: ignore[arg-type]
 
 
-def _finish(axes: "Axes", title: str) -> None:
+def finish(axes: "Axes", title: str) -> None:
     """Title and legend above the axes, flush with the panel's left edge."""
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -239,7 +239,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _bytes(figure: "Figure", form: str) -> bytes:
+def picture(figure: "Figure", form: str) -> bytes:
     """PNG (140 dpi) or SVG, the same bytes for the same figure."""
     import matplotlib
 

@@ -1,0 +1,31 @@
+"""Review rounds of real experts: looks whether enough is reviewed, and goes on by itself.
+
+uv run python -m flows.rounds             one look, now
+uv run prefect deploy --name rounds       every ten minutes (prefect.yaml)
+"""
+
+from pathlib import Path
+
+from prefect import flow
+
+from flows.pipeline import pipeline
+from tasks.params import load_params
+from tasks.rounds import advance
+from tasks.stage import publish, run
+
+
+@flow
+def rounds(cohort: str = "data/cohort", mesh: str = "data/mesh", embeddings: str = "data/embeddings") -> str:
+    """Open the first round, close one that is reviewed and open the next; train when the last is closed."""
+    from tasks.reviews import open_store
+
+    step = advance(open_store(), Path(cohort), Path(mesh), Path(embeddings), load_params())
+    publish("rounds", f"# Review rounds\n\n{step.said}")
+    print(step.said)
+    if step.over:
+        pipeline(target="evaluate")
+    return step.said
+
+
+if __name__ == "__main__":
+    run(rounds)
