@@ -61,9 +61,8 @@ class Question(_Strict):
                     raise ValueError(f"{name}.options: must name each of the {len(self.values)} values")
         elif self.values is not None:
             raise ValueError(f"values: are for a choice, not for a {self.type}")
-        if self.type in ("scale", "number"):
-            if self.lo is None or self.hi is None or not self.lo < self.hi:
-                raise ValueError(f"lo, hi: a {self.type} needs both, lo below hi")
+        if self.type in ("scale", "number") and (self.lo is None or self.hi is None or not self.lo < self.hi):
+            raise ValueError(f"lo, hi: a {self.type} needs both, lo below hi")
         if self.type == "scale":
             if self.lo != int(self.lo or 0) or self.hi != int(self.hi or 0) or (self.hi or 0) - (self.lo or 0) > 10:
                 raise ValueError("lo, hi: a scale has whole numbers, 11 at most")
@@ -155,7 +154,7 @@ def load_survey(path: str | Path = DEFAULT) -> Survey:
 
 
 def _line(path: str, values: Any, problem: Any) -> str:
-    """One pydantic error as `surveys/physique.yaml: question muscles, values: a choice needs two or more, all different`."""
+    """One pydantic error as `surveys/physique.yaml: question muscles, values: …`."""
     where = list(problem["loc"])
     place = f"{path}: "
     if where[:1] == ["questions"] and len(where) > 1:

@@ -99,9 +99,7 @@ def survey_of(engine: Engine, person_id: str) -> dict | None:
     return None if text is None else json.loads(text)
 
 
-def save(
-    engine: Engine, person: Person, key: str, kind: str, payload: dict, survey: Survey | None = None
-) -> Saved:
+def save(engine: Engine, person: Person, key: str, kind: str, payload: dict, survey: Survey | None = None) -> Saved:
     """Keep an answer; it is on disk when this returns.
 
     Args:
@@ -192,7 +190,9 @@ def _allowed(connection: Connection, person: Person, kind: str, payload: dict) -
     found = connection.execute(mine).first()
     if found is None:
         raise NotYours("photo_id: no such photo among yours in this round")
-    if kind != "comment" and connection.scalar(sa.select(ROUNDS.c.closed_at).where(ROUNDS.c.number == number)):
+    # held until the COMMIT, so that nobody closes the round in between (SQLite has one writer at a time anyway)
+    closed = sa.select(ROUNDS.c.closed_at).where(ROUNDS.c.number == number).with_for_update(read=True)
+    if kind != "comment" and connection.scalar(closed):
         raise Refused(f"round: round {number} is closed; its answers can no longer be changed")
     return None
 

@@ -50,8 +50,8 @@ def surveys_of(engine: Engine) -> dict[str, dict[str, str]]:
 def feedback_events(engine: Engine) -> pa.Table:
     """What users said of predictions: FEEDBACK, in the order in which it came.
 
-    A rating is one event per dimension that was rated (`KEY:appearance`, …), and one for its comment; ratings that were taken
-    back are left out. Of a comparison, photo_id is the first photo, `text` the id of the other. A survey is JSON.
+    A rating is one event per dimension that was rated (`KEY:appearance`, …), and one for its comment; ratings that were
+    taken back are left out. Of a comparison, photo_id is the first photo, `text` the id of the other. A survey is JSON.
     """
     kinds = ("thumb", "comparison", "comment", "survey")
     with engine.connect() as connection:

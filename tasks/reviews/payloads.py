@@ -32,7 +32,9 @@ Score = Annotated[
     float | None,
     Field(ge=SCALE[0], le=SCALE[1], allow_inf_nan=False, description="a number from 0 to 10, or null for “can't tell”"),
 ]
-Comment = Annotated[str | None, Field(max_length=LONGEST_COMMENT, description=f"text of {LONGEST_COMMENT:,} characters at most")]
+Comment = Annotated[
+    str | None, Field(max_length=LONGEST_COMMENT, description=f"text of {LONGEST_COMMENT:,} characters at most")
+]
 Thumb = Annotated[Literal[-1, 1], Field(description="1 or -1")]
 Preference = Annotated[Literal[-1, 0, 1], Field(description="1, 0 or -1")]
 Version = Annotated[str | None, Field(max_length=200, description="the version of the model whose scores were shown")]

@@ -44,7 +44,7 @@ def invite(engine: Engine, person_id: str, role: str, days: float = 30) -> str:
         BadInput: no id (1 to 200 printable characters), no role, no number of days, or the person has the other role.
     """
     if not (0 < len(person_id) <= 200 and person_id.isprintable() and person_id == person_id.strip()):
-        raise BadInput(f"invite: {person_id[:80]!r} is no id; right are 1 to 200 printable characters, no blank at the ends")
+        raise BadInput(f"invite: {person_id[:80]!r} is no id; right are 1 to 200 printable characters, no blanks around")
     if role not in ROLES:
         raise BadInput(f"invite: {role!r} is no role; right are {' and '.join(ROLES)}")
     if not (math.isfinite(days) and 0 < days <= LONGEST_DAYS):
@@ -55,8 +55,8 @@ def invite(engine: Engine, person_id: str, role: str, days: float = 30) -> str:
         others = sa.select(LINKS.c.role).where(LINKS.c.person_id == person_id, LINKS.c.role != role).limit(1)
         if other := connection.scalar(others):
             raise BadInput(f"invite: {person_id} has links as {other}; one person has one role, use another id")
-        row = {"token_sha256": _digest(token), "person_id": person_id, "role": role, "invited_at": now(), "expires_at": expires}
-        connection.execute(LINKS.insert().values(row))
+        row = {"token_sha256": _digest(token), "person_id": person_id, "role": role, "expires_at": expires}
+        connection.execute(LINKS.insert().values(invited_at=now(), **row))
     return token
 
 

@@ -74,12 +74,11 @@ def offer(engine: Engine, user_id: str, predictions: pa.Table, model_version: st
     Raises:
         BadTable: a photo id or a score that is none.
     """
-    count, asked = len(predictions), ("photo_id", *DIMENSIONS)
-    filled = {"rater_id": [user_id] * count, "origin": ["pseudo"] * count, "round": [0] * count, "at": [None] * count}
-    columns = {name: predictions[name] if name in asked else filled[name] for name in LABELS.names}
-    table = check(pa.table({name: pa.chunked_array([c]) if isinstance(c, pa.Array) else c for name, c in columns.items()}
-                           | {"at": pa.nulls(count, LABELS.field("at").type)}), "labels")
-    rows = [{"person_id": user_id, "model_version": model_version, "at": now()} | row for row in table.select(asked).to_pylist()]
+    asked, filled = ["photo_id", *DIMENSIONS], {"rater_id": user_id, "origin": "pseudo", "round": 0, "at": None}
+    scored = [row | filled for row in predictions.select(asked).to_pylist()]
+    check(pa.Table.from_pylist(scored, schema=LABELS), "labels")
+    about = {"person_id": user_id, "model_version": model_version, "at": now()}
+    rows = [{name: row[name] for name in asked} | about for row in scored]
     if rows:
         with writing(engine) as connection:
             connection.execute(_insert(connection)(OFFERS).on_conflict_do_nothing(), rows)

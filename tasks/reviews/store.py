@@ -70,7 +70,8 @@ def now() -> str:
 
 def _engine(url: sa.URL) -> Engine:
     if not url.drivername.startswith("sqlite"):
-        return sa.create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=30, connect_args={"connect_timeout": 10})
+        pool = {"pool_pre_ping": True, "pool_size": 10, "max_overflow": 30}
+        return sa.create_engine(url, connect_args={"connect_timeout": 10}, **pool)
     if url.database in (None, "", ":memory:"):
         raise BadInput("reviews: SQLite needs a file, as in sqlite:///.physique/reviews.db")
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +131,7 @@ def _migrate(engine: Engine, shown: str) -> None:
         if found == head:  # another process was faster
             return
         if found is not None and found not in {each.revision for each in script.walk_revisions()}:
-            raise BadInput(f"reviews: the store {shown} is of version {found}, newer than this PhysiqueFlow ({head}); update it")
+            raise BadInput(f"reviews: the store {shown} is of version {found}, newer than {head}; update PhysiqueFlow")
         steps = EnvironmentContext(config, script, fn=lambda revision, _: script._upgrade_revs("head", revision))
         with steps:
             steps.configure(connection=connection)
