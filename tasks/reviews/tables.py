@@ -40,12 +40,13 @@ LINKS = Table(
     "links",
     METADATA,
     Column("token_sha256", String(64), primary_key=True),
-    Column("person_id", String(200), nullable=False, index=True),
+    Column("person_id", String(200), nullable=False),
     Column("role", String(10), nullable=False),
     Column("invited_at", String(32), nullable=False),
     Column("expires_at", String(32), nullable=False),
     Column("revoked_at", String(32)),
     CheckConstraint("role IN ('expert', 'user')", name="role"),
+    Index("ix_links_person", "person_id"),
 )
 ROUNDS = Table(
     "rounds",

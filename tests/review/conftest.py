@@ -1,52 +1,19 @@
-"""A real Postgres of our own, stores on both databases, and a small round to review."""
+"""A real Postgres of our own, and stores on both databases."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
+from review_cases import free_port
 from sqlalchemy import Engine
 
 from tasks.reviews import open_store
-from tasks.schemas import LABELS
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def photo_id(place: int) -> str:
-    """The id of a photo that need not exist."""
-    return hashlib.sha256(f"photo {place}".encode()).hexdigest()
-
-
-def drafts(count: int, number: int = 1) -> pa.Table:
-    """Pseudo-labels of a round."""
-    rows = [
-        {
-            "photo_id": photo_id(place),
-            "rater_id": "labeller",
-            "appearance": 5.0 + place % 4,
-            "health": 6.0,
-            "posture": 4.5,
-            "origin": "pseudo",
-            "round": number,
-            "at": None,
-        }
-        for place in range(count)
-    ]
-    return pa.Table.from_pylist(rows, schema=LABELS)
 
 
 @pytest.fixture(scope="session")

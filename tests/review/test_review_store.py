@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from conftest import drafts, photo_id
+from review_cases import drafts, photo_id
 
 from tasks.intake.quarantine import BadInput
 from tasks.reviews import (

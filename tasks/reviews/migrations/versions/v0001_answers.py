@@ -29,7 +29,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("token_sha256", name="pk_links"),
         sa.CheckConstraint("role IN ('expert', 'user')", name="ck_links_role"),
     )
-    op.create_index("ix_links_person_id", "links", ["person_id"])
+    op.create_index("ix_links_person", "links", ["person_id"])
     op.create_table(
         "rounds",
         sa.Column("number", sa.Integer, autoincrement=False, nullable=False),
