@@ -1,0 +1,88 @@
+"""Who may review: personal links, each with a secret token, a role and a last day.
+
+Notable: the token is shown once, by `invite`; the store knows its sha256 only, so who reads the store cannot enter. A token
+has 256 random bits, which needs no slow hash.
+
+    uv run physique review invite anna --role expert --days 30
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from tasks.intake.quarantine import BadInput
+from tasks.reviews.store import now, writing
+from tasks.reviews.tables import LINKS
+from tasks.schemas import ROLES
+
+LONGEST_DAYS = 3650
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who came by a personal link."""
+
+    person_id: str
+    role: str
+    """expert or user"""
+
+
+def invite(engine: Engine, person_id: str, role: str, days: float = 30) -> str:
+    """A new link for a person: its token (43 characters), which nobody can look up later.
+
+    A person may hold several links, all of one role.
+
+    Raises:
+        BadInput: no id (1 to 200 printable characters), no role, no number of days, or the person has the other role.
+    """
+    if not (0 < len(person_id) <= 200 and person_id.isprintable() and person_id == person_id.strip()):
+        raise BadInput(f"invite: {person_id[:80]!r} is no id; right are 1 to 200 printable characters, no blanks around")
+    if role not in ROLES:
+        raise BadInput(f"invite: {role!r} is no role; right are {' and '.join(ROLES)}")
+    if not (math.isfinite(days) and 0 < days <= LONGEST_DAYS):
+        raise BadInput(f"invite: {days:g} days; right is a number above 0, {LONGEST_DAYS} at most")
+    token = secrets.token_urlsafe(32)
+    expires = (datetime.now(UTC) + timedelta(days=days)).isoformat(timespec="microseconds")
+    with writing(engine) as connection:
+        others = sa.select(LINKS.c.role).where(LINKS.c.person_id == person_id, LINKS.c.role != role).limit(1)
+        if other := connection.scalar(others):
+            raise BadInput(f"invite: {person_id} has links as {other}; one person has one role, use another id")
+        row = {"token_sha256": _digest(token), "person_id": person_id, "role": role, "expires_at": expires}
+        connection.execute(LINKS.insert().values(invited_at=now(), **row))
+    return token
+
+
+def revoke(engine: Engine, person_id: str) -> int:
+    """Make all links of a person useless; how many that were. Answers stay."""
+    with writing(engine) as connection:
+        held = LINKS.update().where(LINKS.c.person_id == person_id, LINKS.c.revoked_at.is_(None))
+        return connection.execute(held.values(revoked_at=now())).rowcount
+
+
+def person_of(engine: Engine, token: str) -> Person | None:
+    """Who holds a token; None if it is forged, expired or revoked."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{43}", token):
+        return None
+    valid = (LINKS.c.token_sha256 == _digest(token), LINKS.c.revoked_at.is_(None), LINKS.c.expires_at > now())
+    with engine.connect() as connection:
+        row = connection.execute(sa.select(LINKS.c.person_id, LINKS.c.role).where(*valid)).first()
+    return None if row is None else Person(row.person_id, row.role)
+
+
+def invited(engine: Engine, role: str) -> list[str]:
+    """Ids of people with a link that opens today, sorted."""
+    valid = (LINKS.c.role == role, LINKS.c.revoked_at.is_(None), LINKS.c.expires_at > now())
+    with engine.connect() as connection:
+        return sorted(connection.scalars(sa.select(LINKS.c.person_id).distinct().where(*valid)))
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8")).hexdigest()

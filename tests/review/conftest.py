@@ -1,0 +1,68 @@
+"""A real Postgres of our own, and stores on both databases."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from review_cases import free_port
+from sqlalchemy import Engine
+
+from tasks.reviews import open_store
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a Postgres cluster that lives as long as the tests."""
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
+    if not found:
+        pytest.skip("no Postgres here (Debian: apt-get install postgresql)")
+    folder = tmp_path_factory.mktemp("postgres")
+    who: list[str] = []
+    if os.geteuid() == 0:  # initdb refuses root
+        who = ["runuser", "-u", "postgres", "--"]
+        shutil.chown(folder, "postgres", "postgres")
+        for parent in folder.parents:  # pytest's folders are their owner's alone; the way down must be open
+            if parent == Path(parent.anchor) or parent.stat().st_mode & 0o001:
+                continue
+            parent.chmod(parent.stat().st_mode | 0o011)
+    data, port = folder / "data", free_port()
+    make = [*who, f"{found[-1]}/initdb", "-D", str(data), "-A", "trust", "-U", "reviews", "--no-sync", "-E", "UTF8"]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
+    control = [*who, f"{found[-1]}/pg_ctl", "-D", str(data), "-w"]
+    options = f"-p {port} -k {data} -c listen_addresses=127.0.0.1 -c max_connections=100"
+    subprocess.run([*control, "-l", str(data / "log"), "-o", options, "start"], check=True, stdout=subprocess.DEVNULL, cwd="/")
+    yield f"postgresql://reviews@127.0.0.1:{port}"
+    subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+
+@pytest.fixture
+def fresh_postgres(postgres: str) -> str:
+    """URL of an empty database."""
+    import psycopg
+
+    name = f"reviews_{os.urandom(6).hex()}"
+    with psycopg.connect(f"{postgres}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{postgres}/{name}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty store on either database."""
+    if request.param == "postgres":
+        return request.getfixturevalue("fresh_postgres")
+    return f"sqlite:///{tmp_path}/reviews.db"
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    """An open store on either database."""
+    made = open_store(url)
+    yield made
+    made.dispose()
