@@ -139,7 +139,8 @@ def save(engine: Engine, person: Person, key: str, kind: str, payload: dict, sur
             "at": at,
         }
         insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        if not connection.execute(insert(ANSWERS).values(row).on_conflict_do_nothing(index_elements=["key"])).rowcount:
+        once = insert(ANSWERS).values(row).on_conflict_do_nothing(index_elements=["key"]).returning(ANSWERS.c.id)
+        if connection.scalar(once) is None:
             known = _known(connection, key, posted)
             assert known, "an answer is never removed"
             return known

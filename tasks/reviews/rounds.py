@@ -52,7 +52,7 @@ def open_round(engine: Engine, number: int, drafts: pa.Table, experts: list[str]
     with writing(engine) as connection:
         # Whoever comes second waits here for the first one's commit, then sees its round.
         first = _insert(connection)(ROUNDS).values(number=number, content_sha256=digest, opened_at=now())
-        if connection.execute(first.on_conflict_do_nothing()).rowcount:
+        if connection.scalar(first.on_conflict_do_nothing().returning(ROUNDS.c.number)):
             connection.execute(DRAFTS.insert(), [_draft(row, place) for place, row in enumerate(rows)])
             connection.execute(REVIEWERS.insert(), [{"round": number, "person_id": person} for person in people])
             return

@@ -10,6 +10,7 @@ ahead (WAL) and syncs every commit to disk, so an answer that is acknowledged su
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tasks.intake.quarantine import BadInput
 
@@ -50,7 +51,7 @@ def open_store(url: str | None = None) -> Engine:
         _migrate(engine, shown)
     except ModuleNotFoundError as error:
         raise BadInput(f"reviews: {shown} needs {error.name}; install the extra `postgres` of physiqueflow") from None
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         why = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise BadInput(f"reviews: the store {shown} cannot be used ({why})") from None
     return engine
@@ -100,11 +101,9 @@ def _write_ahead(engine: Engine) -> None:
         try:
             raw.cursor().execute("PRAGMA journal_mode=WAL")
             return
-        except Exception as error:
-            if "locked" not in str(error):
-                raise DBAPIError("PRAGMA journal_mode=WAL", None, error) from None
-            if time.monotonic() > end:
-                raise DBAPIError("PRAGMA journal_mode=WAL", None, error) from None
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
             time.sleep(0.05)
         finally:
             raw.close()

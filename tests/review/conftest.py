@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from tasks.reviews import open_store
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a Postgres cluster that lives as long as the tests."""
-    found = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
         pytest.skip("no Postgres here (Debian: apt-get install postgresql)")
     folder = tmp_path_factory.mktemp("postgres")
@@ -36,7 +35,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
     control = [*who, f"{found[-1]}/pg_ctl", "-D", str(data), "-w"]
     options = f"-p {port} -k {data} -c listen_addresses=127.0.0.1 -c max_connections=100"
-    subprocess.run([*control, "-l", str(data / "log"), "-o", options, "start"], check=True, stdout=subprocess.DEVNULL, cwd="/")
+    started = [*control, "-l", str(data / "log"), "-o", options, "start"]
+    subprocess.run(started, check=True, stdout=subprocess.DEVNULL, cwd="/")
     yield f"postgresql://reviews@127.0.0.1:{port}"
     subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, cwd="/")
 
