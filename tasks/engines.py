@@ -24,6 +24,7 @@ from pathlib import Path
 
 STATE = Path(".physique/engines")
 START_LIMIT_S = 180
+START_ATTEMPTS = 3
 OBJECT_STORE_BYTES = 512 * 2**20
 
 
@@ -108,15 +109,22 @@ def start_ray() -> str:
     import ray
 
     ray_environment()
-    # The dashboard costs a process of 200 MB and two seconds; `physique up` will start one to look at.
-    context = ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        configure_logging=False,
-    )
-    return context.address_info["gcs_address"]
+    for attempt in range(START_ATTEMPTS):
+        try:
+            # The dashboard costs a process of 200 MB and two seconds; `physique up` will start one to look at.
+            context = ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                configure_logging=False,
+            )
+            return context.address_info["gcs_address"]
+        except Exception as error:  # Ray gives itself 30 s, which a busy machine may need twice, and says so by this type
+            ray.shutdown()
+            if "timed out" not in str(error) or attempt == START_ATTEMPTS - 1:
+                raise
+    raise AssertionError
 
 
 def ray_environment() -> None:
