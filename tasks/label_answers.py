@@ -93,7 +93,7 @@ def _row(label: dict[str, Any], scale: tuple[float, float]) -> dict[str, Any]:
                 row[dimension] = (score - scale[0]) / width * points + SCALE[0]
                 row[field] = None if spread is None else spread / width * points
             elif spread is not None:
-                wrong.append({"field": field, "reason": "spread without a score", "value": _text(spread)})
+                wrong.append({"field": field, "reason": "spread without a score", "value": _text(given["spread"])})
     return row
 
 

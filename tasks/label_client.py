@@ -85,7 +85,7 @@ class Endpoint:
             parsed = httpx.URL(url)
         except (httpx.InvalidURL, ValueError) as error:
             raise BadInput(f"labeller {address(url)!r} is no address ({error}); right is https://HOST/PATH") from None
-        if parsed.userinfo or not parsed.host:
+        if parsed.userinfo or not parsed.host or (parsed.port or 0) > 65535:
             raise BadInput(f"labeller must be https://HOST/PATH, without user or password (a token goes into {TOKEN})")
         self.token = os.environ.get(TOKEN, "").strip()
         if not (self.token.isascii() and self.token.isprintable()):
@@ -106,8 +106,15 @@ class Endpoint:
 
         Raises:
             Refused, Unusable: nothing came of this question; others may fare better.
-            Halt: the endpoint is gone, moved or closed to us.
+            Halt: the endpoint is gone, moved or closed to us; from then on for every thread.
         """
+        try:
+            return self._patiently(question)
+        except Halt as halt:
+            self.pace.end(str(halt))
+            raise
+
+    def _patiently(self, question: Any) -> Any:
         began = time.monotonic()
         for tries in range(1, self.asking.retries + 2):
             self.pace.wait()
@@ -190,6 +197,7 @@ class Pace:
         self.interval, self.next = interval, 0.0
         self.lock = threading.Lock()
         self.ended = threading.Event()
+        self.why = ""
 
     def wait(self) -> None:
         """Return when the next request may start. Raises Halt once `end` was called."""
@@ -209,10 +217,12 @@ class Pace:
 
     def sleep(self, seconds: float) -> None:
         if self.ended.wait(seconds):
-            raise Halt("the run has ended")
+            raise Halt(self.why)
 
-    def end(self) -> None:
-        """Nobody waits any more and nothing starts."""
+    def end(self, why: str) -> None:
+        """Nobody waits any more and nothing starts; the first `why` is what all are told."""
+        with self.lock:
+            self.why = self.why or why
         self.ended.set()
 
 

@@ -129,7 +129,7 @@ def _ask_all(
                 settle(2 * asking.at_once - 1)
             settle(0)
         finally:
-            endpoint.pace.end()
+            endpoint.pace.end("the run has ended")
             pool.shutdown(cancel_futures=True)
     return aside
 
