@@ -124,7 +124,7 @@ class Endpoint:
                 return answer
             except _MayPass as error:
                 why, rest, overloaded = error.args
-            except (Refused, Unusable):
+            except Unusable:
                 self.answered = time.monotonic()
                 raise
             if rest is not None and rest > LONGEST_REST_S:

@@ -132,11 +132,11 @@ def _drop_repeats(raw: pa.Table, photo_ids: np.ndarray, values: np.ndarray, siev
     """Keep the first row of each photo that says something; say which row that was."""
     first: dict[str, int] = {}
     same, other = np.zeros((2, raw.num_rows), bool)
-    for row in np.flatnonzero(sieve.ok):
+    for row in np.flatnonzero(sieve.ok).tolist():
         kept = first.setdefault(photo_ids[row], row)
         if kept != row:
             equal = np.array_equal(values[:, row], values[:, kept], equal_nan=True)
             (same if equal else other)[row] = True
     for rows, reason in ((same, "repeated label"), (other, "second label of the same photo")):
-        lines = [raw["line"][int(first[photo_ids[row]])].as_py() for row in np.flatnonzero(rows)]
+        lines = [raw["line"][first[photo_ids[row]]].as_py() for row in np.flatnonzero(rows)]
         sieve.rows(rows, "photo", reason, [f"kept: line {line}" for line in lines])

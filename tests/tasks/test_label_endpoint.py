@@ -164,8 +164,11 @@ def test_a_retry_after_may_be_a_date(tmp_path):
 
 def test_a_long_rest_ends_the_run(tmp_path):
     cohort(tmp_path, 2)
-    with endpoint(lambda *_: Reply(429, b"", {"Retry-After": "86400"})) as server, pytest.raises(
-        BadInput, match=r"HTTP 429 \(Too Many Requests\); it asks to be left alone for 86,400 s; labels of 0 of 2"
+    with (
+        endpoint(lambda *_: Reply(429, b"", {"Retry-After": "86400"})) as server,
+        pytest.raises(
+            BadInput, match=r"HTTP 429 \(Too Many Requests\); it asks to be left alone for 86,400 s; labels of 0 of 2"
+        ),
     ):
         read(tmp_path, server.url)
     assert len(server.requests) == 1
@@ -236,8 +239,8 @@ BROKEN = {
     "a page": (b"<html>" + b"x" * 1000, "labeller: answer is not JSON ('<html>" + "x" * 191 + "...')"),
     "deep": (b"[" * 200_000, "labeller: answer is not JSON"),
     "bytes": (b"\xff\xfe\x00\xd8", "labeller: answer is not JSON"),
-    "other JSON": (b'["labels"]', "labeller: answer has no list \"labels\" (\"['labels']\")"),
-    "no list": (b'{"labels": {}}', "labeller: answer has no list \"labels\""),
+    "other JSON": (b'["labels"]', 'labeller: answer has no list "labels" ("[\'labels\']")'),
+    "no list": (b'{"labels": {}}', 'labeller: answer has no list "labels"'),
     "huge": (b" " * 50_000_000, "labeller: answer is larger than 4 MiB"),
     "nothing": (b'{"labels": []}', "labeller: is missing in the answer"),
 }
@@ -332,9 +335,7 @@ def test_a_photo_that_cannot_be_read_is_not_sent(tmp_path):
     with endpoint() as server:
         drafts, aside = read(tmp_path, server.url)
     assert drafts.photo_ids == [ids["0.jpg"], ids["2.jpg"]] == server.asked()
-    assert aside == [
-        "photos/1.jpg, photo: labeller: not sent, cannot be read ('not an image (no known picture format)')"
-    ]
+    assert aside == ["photos/1.jpg, photo: labeller: not sent, cannot be read ('not an image (no known picture format)')"]
 
 
 @pytest.mark.parametrize(
@@ -422,7 +423,9 @@ def test_a_token_that_no_header_can_carry_is_told_without_it(tmp_path, monkeypat
     assert "sec" not in str(error.value)
 
 
-@pytest.mark.parametrize("url", ["http://", "https:///x", "http://[::1", "http://127.0.0.1:99999/", "http://jane:pw@127.0.0.1/"])
+@pytest.mark.parametrize(
+    "url", ["http://", "https:///x", "http://[::1", "http://127.0.0.1:99999/", "http://jane:pw@127.0.0.1/"]
+)
 def test_addresses_that_are_none(tmp_path, url):
     cohort(tmp_path, 1)
     with pytest.raises(BadInput, match="https://HOST/PATH") as error:
@@ -489,9 +492,7 @@ def test_the_example_of_the_docs_is_a_labeller(tmp_path):
     text = (ROOT / "docs/labeller.md").read_text()
     (tmp_path / "server.py").write_text(re.search(r"```python\n(.*?)```", text, re.S)[1])  # type: ignore[index]
     ids = cohort(tmp_path, 20)
-    server = subprocess.Popen(
-        [sys.executable, "-u", "server.py", "0"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
+    server = subprocess.Popen([sys.executable, "-u", "server.py", "0"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
         url = server.stdout.readline().split()[-1]  # type: ignore[union-attr]
         drafts, aside = read(tmp_path, url)
