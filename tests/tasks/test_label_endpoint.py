@@ -142,16 +142,16 @@ def test_what_may_pass_is_tried_again(tmp_path, status):
 
 def test_retries_wait_longer_each_time_and_not_all_alike(tmp_path):
     cohort(tmp_path, 3)
-    waits = []
+    waits, lengths = [], (0.2, 0.4, 0.8)
     for _ in range(2):
         with endpoint(lambda number, _: Reply(500) if number < 3 else None) as server:
             read(tmp_path, server.url, replace(ONE_BY_ONE, back_off_s=0.2))
         at = [request.at for request in server.requests]
         waits.append([after - before for before, after in pairwise(at)])
     for wait in waits:
-        for one, longest in zip(wait, (0.2, 0.4, 0.8)):
+        for one, longest in zip(wait, lengths):
             assert longest / 2 <= one + 0.02 and one < longest + 0.4
-    assert waits[0] != waits[1]
+    assert any(one < longest - 0.005 for wait in waits for one, longest in zip(wait, lengths))  # jitter only shortens
 
 
 def test_a_retry_after_may_be_a_date(tmp_path):
