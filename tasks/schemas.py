@@ -94,6 +94,13 @@ EMBEDDINGS = pa.schema(
         ("encoder", pa.string()),
     ]
 )
+DRAFTS = pa.schema(
+    [
+        ("photo_id", pa.string()),
+        *((dimension, pa.float64()) for dimension in DIMENSIONS),  # 0..10; null = the labeller gave none
+        *((f"{dimension}_spread", pa.float64()) for dimension in DIMENSIONS),  # points of 0..10; null = not said
+    ]
+)
 QUARANTINE = pa.schema(
     [
         ("file", pa.string()),  # inside the source folder
@@ -112,6 +119,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "feedback": FEEDBACK,
     "mesh": MESH,
     "embeddings": EMBEDDINGS,
+    "drafts": DRAFTS,
     "quarantine": QUARANTINE,
 }
 _FILLED = {
@@ -122,6 +130,7 @@ _FILLED = {
     "feedback": ("event_id", "user_id", "kind", "at"),
     "mesh": ("photo_id", "person", "status", "extractor"),
     "embeddings": ("photo_id", "flipped", "vector", "encoder"),
+    "drafts": ("photo_id",),
     "quarantine": ("file", "field", "reason"),
 }
 _ONE_OF = {
@@ -140,6 +149,7 @@ _UNIQUE = {
     "feedback": ("event_id",),
     "mesh": ("photo_id", "person"),
     "embeddings": ("photo_id", "flipped"),
+    "drafts": ("photo_id",),
 }
 
 
@@ -248,6 +258,12 @@ def _check_labels(table: pa.Table) -> None:
     _refuse(table, "labels", "round", pc.less(table["round"], 0), "is not a round (0 or more)")
 
 
+def _check_drafts(table: pa.Table) -> None:
+    for dimension in DIMENSIONS:
+        _within(table, "drafts", dimension, *SCALE)
+        _within(table, "drafts", f"{dimension}_spread", 0.0, SCALE[1] - SCALE[0])
+
+
 def _check_feedback(table: pa.Table) -> None:
     rating = pc.equal(table["kind"], "rating")
     for field in ("photo_id", "dimension", "value"):
@@ -292,4 +308,5 @@ _ROWS: dict[str, Callable[[pa.Table], None]] = {
     "feedback": _check_feedback,
     "mesh": _check_mesh,
     "embeddings": _check_embeddings,
+    "drafts": _check_drafts,
 }

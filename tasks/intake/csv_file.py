@@ -44,7 +44,7 @@ def read_csv(path: Path, name: str, quarantine: Quarantine, required: tuple[str,
     header = [cell.strip().lower() for cell in cells]
     while header and not header[-1]:  # spreadsheets leave empty columns at the right
         header.pop()
-    _check_header(header, name, required)
+    check_header(header, f"{name}, line 1", required)
     chunks = []
     rows = _of_width(records, len(header), name, quarantine)
     while block := list(itertools.islice(rows, CHUNK_ROWS)):
@@ -74,18 +74,19 @@ def _decoded(path: Path, name: str) -> str:
         return raw.decode("cp1252", "replace")
 
 
-def _check_header(header: list[str], name: str, required: tuple[str, ...]) -> None:
+def check_header(header: list[str], place: str, required: tuple[str, ...]) -> None:
+    """Raise BadInput, one line that begins with `place`, if a column is missing, there twice or reserved."""
     for column in required:
         if column not in header:
             raise BadInput(
-                f"{name}, line 1: column {column!r} is missing; "
+                f"{place}: column {column!r} is missing; "
                 f"found {', '.join(header) or 'nothing'}, needed {', '.join(required)}"
             )
     for position, column in enumerate(header):
         if column in header[:position]:
-            raise BadInput(f"{name}, line 1: column {column!r} is there twice; keep one")
+            raise BadInput(f"{place}: column {column!r} is there twice; keep one")
         if column in ("line", "file"):
-            raise BadInput(f"{name}, line 1: column {column!r} is reserved; give it another name")
+            raise BadInput(f"{place}: column {column!r} is reserved; give it another name")
 
 
 def _records(

@@ -15,6 +15,7 @@ import pyarrow as pa
 from model.scores import DIMENSIONS, SCALE
 from tasks.intake.columns import moments, numbers, vectors
 from tasks.intake.quarantine import BadInput, Quarantine
+from tasks.intake.sieve import Sieve
 from tasks.schemas import LABELS, PREFERENCES, check
 
 LIKERT = (5, 7)
@@ -39,7 +40,7 @@ def settle_ratings(
     quarantine: Quarantine,
 ) -> Ratings:
     """raw: text columns rater_id, photo, dimensions, [preference], [rated_at], [answers...], file, line."""
-    sieve = _Sieve(raw, quarantine)
+    sieve = Sieve(raw, quarantine)
     sieve.rows(_text(raw, "rater_id") == "", "rater_id", "blank rater")
     photo_ids = _photo_ids(raw, resolve)
     sieve.rows(_text(raw, "photo") == "", "photo", "blank photo")
@@ -113,28 +114,6 @@ def likert_scale(raw: pa.Table) -> tuple[float, float] | None:
     return None
 
 
-class _Sieve:
-    """Which rows are still good, and where the others went."""
-
-    def __init__(self, raw: pa.Table, quarantine: Quarantine) -> None:
-        self.raw, self.quarantine = raw, quarantine
-        self.ok = np.ones(raw.num_rows, bool)
-
-    def cells(self, bad: np.ndarray, field: str, reason: str, values: list[str] | None = None) -> None:
-        """Set a cell aside in every good row where `bad`; the row goes on without it."""
-        rows = np.flatnonzero(bad & self.ok)
-        if not len(rows):
-            return
-        found = self.raw.take(pa.array(rows))
-        values = found[field].to_pylist() if values is None else values
-        self.quarantine.add_rows(found["file"].to_pylist(), found["line"].to_pylist(), field, reason, values)
-
-    def rows(self, bad: np.ndarray, field: str, reason: str, values: list[str] | None = None) -> None:
-        """Set whole rows aside."""
-        self.cells(bad, field, reason, values)
-        self.ok &= ~bad
-
-
 def _text(raw: pa.Table, column: str) -> np.ndarray:
     return raw[column].to_numpy()
 
@@ -146,7 +125,7 @@ def _photo_ids(raw: pa.Table, resolve: Callable[[str], str | None]) -> np.ndarra
     return ids[names.indices.to_numpy()]
 
 
-def _times(raw: pa.Table, now, sieve: _Sieve) -> list:
+def _times(raw: pa.Table, now, sieve: Sieve) -> list:
     if "rated_at" not in raw.column_names:
         return [None] * raw.num_rows
     when, bad = moments(raw["rated_at"].combine_chunks())
@@ -156,7 +135,7 @@ def _times(raw: pa.Table, now, sieve: _Sieve) -> list:
     return [None if late else one for one, late in zip(when, future)]
 
 
-def _preferences(raw: pa.Table, sieve: _Sieve) -> list:
+def _preferences(raw: pa.Table, sieve: Sieve) -> list:
     if "preference" not in raw.column_names:
         return [None] * raw.num_rows
     values, bad = vectors(raw["preference"].combine_chunks())
@@ -165,7 +144,7 @@ def _preferences(raw: pa.Table, sieve: _Sieve) -> list:
 
 
 def _drop_repeats(
-    raw: pa.Table, photo_ids: np.ndarray, when: list, scores: dict[str, np.ndarray], sieve: _Sieve
+    raw: pa.Table, photo_ids: np.ndarray, when: list, scores: dict[str, np.ndarray], sieve: Sieve
 ) -> None:
     """Keep the first row of each (rater, photo, time); say which row that was."""
     rows = np.flatnonzero(sieve.ok)
