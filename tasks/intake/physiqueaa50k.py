@@ -17,7 +17,7 @@ Test: `uv run pytest tests/tasks/test_physiqueaa50k.py`
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -111,10 +111,11 @@ def _scores(path: Path, name: str, rater_id: str, find: Callable[[str], str], qu
 
 
 def _without(
-    table: pa.Table, column: str, good: Callable[[str], bool], reason: str, quarantine: Quarantine
+    table: pa.Table, column: str, good: Callable[[pa.Array], Iterable[bool]], reason: str, quarantine: Quarantine
 ) -> pa.Table:
     """`table` with the cells of `column` blank that are not `good`; each is told."""
-    bad = [text for text in pc.unique(table[column]).to_pylist() if text and not good(text)]
+    texts = pc.unique(table[column])
+    bad = [text for text, fits in zip(texts.to_pylist(), good(texts)) if text and not fits]
     if not bad:
         return table
     where = pc.is_in(table[column], value_set=pa.array(bad))
@@ -132,13 +133,12 @@ def _is_preference(text: str) -> bool:
     return isinstance(values, list) and len(values) == 5 and all(type(v) in (int, float) and 0 <= v <= 1 for v in values)
 
 
-def _is_bmi(text: str) -> bool:
-    return bool(numbers(pa.array([text]))[0][0] > 0)
-
-
 _CELLS = {
-    "preference_score_list": (_is_preference, "not a JSON list of 5 numbers from 0 to 1"),
-    "bmi": (_is_bmi, "not a number above 0"),
+    "preference_score_list": (
+        lambda texts: map(_is_preference, texts.to_pylist()),
+        "not a JSON list of 5 numbers from 0 to 1",
+    ),
+    "bmi": (lambda texts: numbers(texts)[0] > 0, "not a number above 0"),
 }
 
 
