@@ -119,8 +119,8 @@ def _without(
     if not bad:
         return table
     where = pc.is_in(table[column], value_set=pa.array(bad))
-    told = table.filter(where)
-    quarantine.add_rows(*(told[name].to_pylist() for name in ("file", "line")), column, reason, told[column].to_pylist())
+    files, lines, texts = (table.filter(where)[name].to_pylist() for name in ("file", "line", column))
+    quarantine.add_rows(files, lines, column, reason, texts)
     return table.set_column(table.column_names.index(column), column, pc.if_else(where, "", table[column]))
 
 
