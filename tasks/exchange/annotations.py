@@ -205,7 +205,8 @@ def _scores(results: Any, aside: Callable[[str, str, object], None]) -> dict[str
             score, reason = _score(values[0])
         scores[dimension] = score
         if reason is not None:
-            aside(dimension, reason, values[0] if len(values) == 1 else values or None)
+            shown = values[0].get("number", values[0]) if len(values) == 1 and isinstance(values[0], dict) else values
+            aside(dimension, reason, shown if values else None)
     return scores
 
 

@@ -16,7 +16,8 @@ import pyarrow as pa
 from cohort_cases import picture
 
 from model.scores import DIMENSIONS
-from tasks.exchange.labels import Imported, import_labels, report
+from tasks.exchange.labels import Imported, import_labels
+from tasks.intake.quarantine import as_lines
 from tasks.schemas import LABELS, PHOTOS, RATERS, check
 from tasks.tables import write_table
 
@@ -96,8 +97,9 @@ def annotation(number: Any = 22, who: Any = 7, scores: tuple = (5, 6.5, 7), **ch
 
 
 def task(*annotations: Any, photo_id: Any = A, **changes: Any) -> dict[str, Any]:
-    """One task as exported; `photo_id=None` leaves only the image's address (`data=`)."""
-    data = {"image": f"/data/local-files/?d=tasks_photos/{photo_id}.png", "photo": "a.png", "photo_id": photo_id, "round": 2}
+    """One task as exported."""
+    image = f"/data/local-files/?d=tasks_photos/{photo_id}.png"
+    data = {"image": image, "photo": "a.png", "photo_id": photo_id, "round": 2}
     return {
         "id": 87,
         "annotations": list(annotations),
@@ -151,4 +153,4 @@ def imported(folder: Path, content: Any, form: str = "label-studio", people: str
 
 def told(done: Imported) -> list[str]:
     """What was set aside, a line each, without what the map holds."""
-    return [line for line in report(done)[1:] if not line.startswith("map.csv")]
+    return [line for line in as_lines(done.quarantine, 1000, "task") if not line.startswith("map.csv")]

@@ -1,7 +1,7 @@
 """Drafts on their way out: what Label Studio and a spreadsheet are given, and what names may not do on the way.
 
-Predictions must fit the interface as Label Studio checks it on import (label_studio_sdk, `LabelInterface.validate_prediction`):
-from_name, to_name and type of a region are those of a control, its value is of that control.
+Predictions must fit the interface as Label Studio checks it on import (label_studio_sdk 2.1.2,
+`LabelInterface.validate_prediction`): from_name, to_name and type of a region are a control's, and so is its value.
 """
 
 import json
