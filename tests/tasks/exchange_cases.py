@@ -1,7 +1,7 @@
 """A cohort of four photos with drafts, and files in the layout in which Label Studio exports a project.
 
-The layout (task, annotation, region, and JSON-MIN) is that of https://labelstud.io/guide/task_format and of what its own
-converter (label_studio_sdk 2.1.2, `Converter.convert_to_json_min`) wrote for the tasks that we export.
+The layout (task, annotation, region, and JSON-MIN) is what Label Studio 1.23.2 itself wrote for tasks that this project
+had exported; described at https://labelstud.io/guide/task_format and https://labelstud.io/guide/export.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ def annotation(number: Any = 22, who: Any = 7, scores: tuple = (5, 6.5, 7), **ch
         "unique_id": "3bc9da85-967f-47a1-bfa8-410206e54cf9",
         "import_id": None,
         "last_action": None,
+        "bulk_created": False,
         "task": 87,
         "project": 29,
         "updated_by": 1,
@@ -110,6 +111,7 @@ def task(*annotations: Any, photo_id: Any = A, **changes: Any) -> dict[str, Any]
         "meta": {},
         "created_at": "2026-01-30T02:40:33.867975Z",
         "updated_at": "2026-01-30T02:40:43.923985Z",
+        "allow_skip": True,
         "inner_id": 1,
         "total_annotations": 1,
         "cancelled_annotations": 0,
