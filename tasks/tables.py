@@ -70,6 +70,11 @@ def write_text(text: str, path: str | Path) -> Path:
     return _in_one_step(Path(path), lambda file: file.write(text.encode("utf-8")))
 
 
+def write_bytes(data: bytes, path: str | Path) -> Path:
+    """Write a file as it is in one step."""
+    return _in_one_step(Path(path), lambda file: file.write(data))
+
+
 def read_json(path: str | Path) -> Any:
     """A JSON file. Raises ValueError, one line with file, line and column, if it is not JSON."""
     try:

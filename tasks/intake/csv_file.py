@@ -2,8 +2,8 @@
 
 Notable: UTF-8 with or without BOM, UTF-16 with BOM, else Latin-1 (cp1252); any line ends; comma, or semicolon
 or tab if the header has no comma; quoted cells may hold commas and line breaks. A broken row (unclosed quote,
-wrong number of cells) is set aside and reading goes on at the next line, so one stray quote never swallows
-the rest.
+wrong number of cells, a cell of more than 131,072 characters) is set aside and reading goes on at the next line,
+so one stray quote never swallows the rest.
 """
 
 import codecs
@@ -35,8 +35,8 @@ def read_csv(path: Path, name: str, quarantine: Quarantine, required: tuple[str,
     if start is None:
         raise BadInput(f"{name}: is empty; it must start with a header line ({', '.join(required)}, ...)")
     delimiter = max(",;\t", key=lines[start].count)
-    quoted = any('"' in line for line in lines)
-    if quoted:
+    odd = any('"' in line or len(line) > csv.field_size_limit() for line in lines)
+    if odd:
         records = _records(lines, start, delimiter, name, quarantine)
     else:  # the usual file: one record per line
         records = enumerate(csv.reader(itertools.islice(lines, start, None), delimiter=delimiter), start + 1)
@@ -107,8 +107,9 @@ def _records(
                 yield began + 1, cells
                 began = after
             return
-        except csv.Error:
-            quarantine.add(name, began + 1, "row", "broken quoting", lines[began].strip())
+        except csv.Error as error:
+            reason = "cell too long" if "field limit" in str(error) else "broken quoting"
+            quarantine.add(name, began + 1, "row", reason, lines[began].strip())
             start = began + 1
 
 

@@ -60,11 +60,15 @@ class Quarantine:
         return pa.table(arrays, schema=QUARANTINE)
 
 
-def as_lines(table: pa.Table, limit: int = 20) -> list[str]:
-    """One line per finding for a terminal: `ratings.csv, line 7, health: not a number ('abc')`."""
+def as_lines(table: pa.Table, limit: int = 20, unit: str = "line") -> list[str]:
+    """One line per finding for a terminal: `ratings.csv, line 7, health: not a number ('abc')`.
+
+    unit: what the rows of a file are; a CSV's are lines in any case.
+    """
     lines = []
     for row in table.slice(0, limit).to_pylist():
-        line = "" if row["row"] is None else f", line {row['row']}"
+        name = "line" if row["file"].lower().endswith(".csv") else unit
+        line = "" if row["row"] is None else f", {name} {row['row']}"
         value = "" if row["value"] is None else f" ({row['value']!r})"
         lines.append(printable(f"{row['file']}{line}, {row['field']}: {row['reason']}{value}"))
     if table.num_rows > limit:

@@ -229,7 +229,7 @@ def test_the_papers_layout_from_end_to_end(tmp_path):
     for folder, text in (
         (
             "pretrain/e1",
-            'pic_name,score_appearance,preference_score_list,bmi\na.png,9,"[1,2,3,4,5]",21\nb.png,3,x,\n',
+            'pic_name,score_appearance,preference_score_list,bmi\na.png,9,"[0,1,0.5,0.25,1]",21\nb.png,3,x,\n',
         ),
         ("finetune/u1", "pic_name,score_appearance,score_health\na.png,1,2\nlost.png,1,2\n"),
     ):
@@ -247,10 +247,10 @@ def test_the_papers_layout_from_end_to_end(tmp_path):
     ]
     assert aside(out) == [
         "finetune/u1/train.csv, line 3, photo: unknown photo ('lost.png')",
-        "pretrain/e1/train.csv, line 3, preference: not 5 numbers ('x')",
+        "pretrain/e1/train.csv, line 3, preference_score_list: not a JSON list of 5 numbers from 0 to 1 ('x')",
     ]
     (row,) = read_table(out / "preferences.parquet").to_pylist()
-    assert (row["preference"], row["answers"]) == ([1, 2, 3, 4, 5], [("bmi", "21")])
+    assert (row["preference"], row["answers"]) == ([0, 1, 0.5, 0.25, 1], [("bmi", "21")])
     assert (summary["counts"]["experts"], summary["counts"]["users"]) == (1, 1)
 
 

@@ -199,7 +199,7 @@ def test_settings_and_where_the_scale_comes_from(tmp_path):
 def test_the_papers_layout(tmp_path):
     head = "pic_name,score_appearance,score_health,score_posture,preference_score_list,bmi,people_answer\n"
     for folder, file, rows in (
-        ("pretrain/e1", "train.csv", 'p1.jpg,5,6,7,"[1, 2, 3, 4, 5]",21.5,often\n'),
+        ("pretrain/e1", "train.csv", 'p1.jpg,5,6,7,"[0.1, 0.2, 0, 1, 0.5]",21.5,often\n'),
         ("pretrain/e1", "val.csv", "p2.jpg,5,6,7,,,\n"),
         ("finetune/u1", "train.csv", "p1.jpg,1,2,,,,\n"),
         ("finetune/e1", "train.csv", "p3.jpg,1,2,3,,,\n"),
@@ -227,7 +227,7 @@ def test_the_papers_layout(tmp_path):
         ("finetune-e1", "images/deep/p3.jpg"),
     }
     first = seen["pretrain-e1", "pretrain/e1/p1.jpg"]
-    assert (first["appearance"], first["preference"], first["bmi"]) == ("5", "[1, 2, 3, 4, 5]", "21.5")
+    assert (first["appearance"], first["preference"], first["bmi"]) == ("5", "[0.1, 0.2, 0, 1, 0.5]", "21.5")
     assert (first["file"], first["line"]) == ("pretrain/e1/train.csv", 2)
     assert len(cohort.photos) == 4
     assert len(cohort.quarantine) == 0
