@@ -1,6 +1,6 @@
 """What an endpoint said: its answer read with care, and kept as shards, one row per photo.
 
-Test: `uv run pytest tests/tasks/test_label_endpoint.py`
+Test: `uv run pytest tests/tasks/test_label_answers.py`
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Notable: requests start one interval apart whichever thread asks, and all wait w
 alone (Retry-After); what may pass is tried again with exponential back-off and jitter; redirects are not followed,
 so photos and token go nowhere but to the address that was given; the token is in no message, whatever comes back.
 
-Test: `uv run pytest tests/tasks/test_label_endpoint.py`
+Test: `uv run pytest tests/tasks/test_label_client.py`
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,13 @@ import pyarrow as pa
 from PIL import Image
 
 from model.scores import DIMENSIONS
-from tasks.schemas import PHOTOS, check
-from tasks.tables import write_table
+from tasks.drafts import Asking, Drafts, read_drafts
+from tasks.intake.quarantine import as_lines
+from tasks.schemas import PHOTOS, SCHEMAS, check
+from tasks.tables import read_table, shard_paths, write_table
+
+BRISK = Asking(per_minute=1e9, back_off_s=0.01, timeout_s=5, retries=3)
+ONE_BY_ONE = replace(BRISK, at_once=1)
 
 
 def jpeg(seed: int, size: tuple[int, int] = (40, 56), **options: Any) -> bytes:
@@ -43,6 +48,22 @@ def cohort(folder: Path, photos: int | list[bytes], shard: int = 20) -> dict[str
         table = pa.Table.from_pylist(rows[start : start + shard], schema=PHOTOS)
         write_table(check(table, "photos"), folder / "photos" / f"{start:05d}.parquet", row_group_size=7)
     return ids
+
+
+def read(folder: Path, url: str, asking: Asking = BRISK, **options) -> tuple[Drafts, list[str]]:
+    drafts, aside = read_drafts(url, folder / "photos", folder / "cache", asking=asking, **options)
+    assert aside.schema == SCHEMAS["quarantine"]
+    return drafts, as_lines(aside, 1000)
+
+
+def kept(folder: Path) -> set[str]:
+    """Photos whose labels are on disk."""
+    paths = [path for key in (folder / "cache").iterdir() for path in shard_paths(key)]
+    return {photo for path in paths for photo in read_table(path)["photo_id"].to_pylist()}
+
+
+def every_file(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in (folder / "cache").rglob("*") if path.is_file())
 
 
 def score(photo_id: str, dimension: str) -> float:
