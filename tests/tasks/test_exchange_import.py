@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from exchange_cases import MAP, NAMES, A, B, C, annotation, cohort, imported, minimal, region, task, told
+from exchange_cases import MAP, NAMES, A, B, C, annotation, cannot_tell, cohort, imported, minimal, region, task, told
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -58,6 +58,27 @@ def test_json_min_gives_what_json_gives(folder):
     assert (done.read, done.usable, done.added) == (3, 3, 0)  # the same annotations, whichever layout they come in
     assert labels(folder) == first
     assert told(done) == ["export.json, task 2, health: not scored ('annotation 2')"]
+
+
+def test_what_an_expert_cannot_tell_is_null_in_either_layout(folder):
+    given = annotation(1)["result"]
+    export = [
+        task(annotation(1, 7, result=[*given, cannot_tell("health")])),
+        task(annotation(2, 7, result=[*given, cannot_tell("appearance", "posture")]), photo_id=B),
+        task(annotation(3, 7, result=[*given, cannot_tell(*DIMENSIONS)]), photo_id=C),
+        task(annotation(4, "ann@x.org", result=[*given, cannot_tell() | {"value": None}, cannot_tell("charm")])),
+    ]
+    done = imported(folder, export)
+    wanted = {(A, "expert-02"): (5, None, 7), (B, "expert-02"): (None, 6.5, None), (A, "expert-01"): (5, 6.5, 7)}
+    assert labels(folder) == wanted
+    assert told(done) == ["export.json, task 3, result: no dimension is scored ('annotation 3')"]
+    scores = (5, 6.5, 7)
+    small = [
+        minimal(1, 7, scores, cannot_tell="health"),
+        minimal(2, 7, scores, B, cannot_tell={"choices": ["appearance", "posture"]}),
+        minimal(4, "ann@x.org", scores),
+    ]
+    assert imported(folder, small).added == 0 and labels(folder) == wanted
 
 
 def test_photos_are_found_by_id_or_by_the_end_of_their_address(folder):
