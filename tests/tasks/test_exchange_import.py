@@ -4,18 +4,34 @@ Layout of the files: see tests/tasks/exchange_cases.py (https://labelstud.io/gui
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from exchange_cases import MAP, NAMES, A, B, C, annotation, cannot_tell, cohort, imported, minimal, region, task, told
+from exchange_cases import (
+    MAP,
+    NAMES,
+    A,
+    B,
+    C,
+    annotation,
+    cannot_tell,
+    cohort,
+    draft,
+    imported,
+    minimal,
+    region,
+    task,
+    told,
+)
 from typer.testing import CliRunner
 
 from flows.cli import app
 from model.scores import DIMENSIONS
 from tasks.exchange import annotations
-from tasks.exchange.history import imported_labels
+from tasks.exchange.history import HISTORY, append, imported_labels, read_history
 from tasks.intake.quarantine import BadInput
 from tasks.schemas import LABELS, SCHEMAS, check
 from tasks.tables import read_table, write_table
@@ -308,6 +324,24 @@ def test_a_history_that_is_no_table_is_told(folder):
     write_table(pa.table({"photo_id": ["x"]}), folder / "imported/labels.parquet")
     with pytest.raises(BadInput, match="is no table of imported labels"):
         imported_labels(folder / "imported")
+
+
+def test_imports_at_once_lose_nothing(folder):
+    empty = HISTORY.empty_table()
+    fields = {name: [value] for name, value in draft(A, (1, 2, 3), 1, "revised").items()}
+    parts = [pa.table(fields | {"annotation": [str(number)]}, schema=HISTORY) for number in range(12)]
+    with ThreadPoolExecutor(6) as pool:
+        added = list(pool.map(lambda part: append(part, folder / "imported"), [*parts, empty, *parts]))
+    assert sum(added) == 12
+    assert sorted(read_history(folder / "imported")["annotation"].to_pylist(), key=int) == [str(n) for n in range(12)]
+
+
+def test_dates_that_no_calendar_of_ours_has(folder):
+    odd = ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-02-30T00:00:00Z", 20260101, {"at": 1}, None]
+    export = [task(*(annotation(n, 7, updated_at=when, created_at=when) for n, when in enumerate(odd)))]
+    done = imported(folder, export)
+    assert [line.split(", ")[2].split(" (")[0] for line in told(done)] == ["updated_at: not a date"] * 6
+    assert done.usable == 6 and imported_labels(folder / "imported")["at"].to_pylist() == [None]
 
 
 def test_without_an_import_there_are_no_labels(tmp_path):
