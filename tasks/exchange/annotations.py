@@ -1,8 +1,8 @@
 """Label Studio's export (JSON or JSON-MIN) as rows of imported labels; nothing in it is executed or opened.
 
 Notable: a bad score costs its cell, anything else its annotation; what goes aside is told with the task's place in the
-file (1 = first). A dimension without a score is null, never zero. Photos are looked up by photo_id, else by the end of
-the image's address, among the names of the cohort's photos: no path is ever opened.
+file (1 = first). A dimension without a score, or that the expert cannot tell, is null, never zero. Photos are looked up
+by photo_id, else by the end of the image's address, among the names of the cohort's photos: no path is ever opened.
 Layout: https://labelstud.io/guide/task_format, https://labelstud.io/guide/export#JSON-MIN
 Test: `uv run pytest tests/tasks/test_exchange_import.py`
 """
@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from model.scores import DIMENSIONS, SCALE
 from tasks.exchange.history import HISTORY
+from tasks.exchange.label_studio import CANNOT_TELL
 from tasks.intake.columns import in_utc, moment
 from tasks.intake.feedback import CLOCK_SKEW
 from tasks.intake.quarantine import BadInput, Quarantine
@@ -123,6 +124,7 @@ def _annotations(tasks: list[Any], name: str, quarantine: Quarantine) -> Iterato
                 for value in (task[d] if isinstance(task.get(d), list) else [task.get(d)])
                 if value is not None
             ]
+            results.append({"from_name": CANNOT_TELL, "value": task.get(CANNOT_TELL)})
             annotation = {"id": task["annotation_id"], "completed_by": task.get("annotator"), "result": results}
             yield place, task, annotation | {key: task.get(key) for key in ("created_at", "updated_at")}
 
@@ -194,12 +196,15 @@ def _scores(results: Any, aside: Callable[[str, str, object], None]) -> dict[str
         raise _Refused("result", "not a list", str(results))
     regions = [region for region in results if isinstance(region, dict)]
     given = {d: [region.get("value") for region in regions if region.get("from_name") == d] for d in DIMENSIONS}
-    if not any(given.values()):
+    untold = _cannot_tell([region.get("value") for region in regions if region.get("from_name") == CANNOT_TELL])
+    if not any(values for dimension, values in given.items() if dimension not in untold):
         raise _Refused("result", "no dimension is scored", None)
     scores: dict[str, float | None] = {}
     for dimension, values in given.items():
         score, reason = None, "not scored"
-        if len(values) > 1:
+        if dimension in untold:
+            reason = None
+        elif len(values) > 1:
             reason = "scored twice"
         elif values:
             score, reason = _score(values[0])
@@ -208,6 +213,12 @@ def _scores(results: Any, aside: Callable[[str, str, object], None]) -> dict[str
             shown = values[0].get("number", values[0]) if len(values) == 1 and isinstance(values[0], dict) else values
             aside(dimension, reason, shown if values else None)
     return scores
+
+
+def _cannot_tell(values: list[Any]) -> set[str]:
+    """Dimensions that the expert has taken out: `{"choices": [...]}`, or in JSON-MIN the only choice by itself."""
+    choices = [value.get("choices") if isinstance(value, dict) else [value] for value in values]
+    return {choice for some in choices if isinstance(some, list) for choice in some if isinstance(choice, str)}
 
 
 def _score(value: Any) -> tuple[float | None, str | None]:

@@ -24,6 +24,8 @@ from tasks.tables import shard_paths, write_bytes, write_json, write_text
 
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves files of its LOCAL_FILES_DOCUMENT_ROOT."""
+CANNOT_TELL = "cannot_tell"
+"""Name of the choices by which an expert takes a dimension out."""
 _CONTROL = {"to_name": "photo", "type": "number"}
 _ADDRESS = re.compile(r"(https?|s3|gs|azure-blob)://\S+|/\S*")
 
@@ -52,14 +54,22 @@ def write_project(drafts: list[Draft], cohort: Path, out: Path, images: str | No
 
 
 def interface() -> str:
-    """The labelling interface as XML: a photo and a slider per dimension, none of them required."""
+    """The labelling interface as XML: a photo, a slider per dimension, and what the expert cannot tell.
+
+    A slider that is set, as a draft sets it, cannot be unset in Label Studio, and its box emptied means 0.
+    """
     low, high = SCALE
     controls = "".join(
         f'  <Header value="{d.capitalize()}"/>\n'
         f'  <Number name="{d}" toName="photo" min="{low:g}" max="{high:g}" step="0.1" slider="true"/>\n'
         for d in DIMENSIONS
     )
-    return f'<View>\n  <Image name="photo" value="$image" zoom="true"/>\n{controls}</View>\n'
+    return (
+        f'<View>\n  <Image name="photo" value="$image" zoom="true"/>\n{controls}  <Header value="I cannot tell"/>\n'
+        f'  <Choices name="{CANNOT_TELL}" toName="photo" choice="multiple" showInline="true">\n'
+        + "".join(f'    <Choice value="{d}"/>\n' for d in DIMENSIONS)
+        + "  </Choices>\n</View>\n"
+    )
 
 
 def _task(draft: Draft, image: str) -> dict[str, Any]:

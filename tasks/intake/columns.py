@@ -27,13 +27,15 @@ def numbers(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def moment(text: str) -> datetime | None:
-    """ISO 8601 date or time as written (naive if it names no zone); None if it is not one."""
+    """ISO 8601 date or time as written (naive if it names no zone); None if it is none that UTC has (years 1 to 9999)."""
     if not _DATE.match(text):
         return None
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
+        when = datetime.fromisoformat(text)
+        in_utc(when)
+    except (ValueError, OverflowError):
         return None
+    return when
 
 
 def moments(text: pa.Array) -> tuple[list[datetime | None], np.ndarray]:

@@ -29,6 +29,7 @@ from tasks.intake.csv_file import read_csv
 from tasks.intake.photos import find_photos
 from tasks.intake.quarantine import BadInput, Quarantine
 from tasks.intake.ratings import ask_for_scores
+from tasks.printable import printable
 
 _PRE_TRAINING = re.compile(r"pre[-_ ]?train|stage[-_ ]?1$", re.IGNORECASE)
 _PICTURE_FOLDERS = ("", "images/", "photos/")
@@ -44,6 +45,10 @@ def read_physiqueaa50k(
     tables = sorted(path for path in root.glob("*/*/*") if _is_table(path, root))
     if not tables:
         raise BadInput(f"data.path: no <stage>/<expert>/train.csv or val.csv in {root}")
+    stray = sorted(path.relative_to(root).as_posix() for path in {*root.rglob("*.[cC][sS][vV]")} - {*tables})
+    if stray:
+        some = printable(", ".join(stray[:3]))
+        notes.append(f"{len(stray)} CSV files are no <stage>/<expert>/train.csv or val.csv, not read: {some}")
     photos = find_photos(root, quarantine, label, also_there=(".csv", ".yaml", ".md", ".txt"))
     folders = sorted({path.parent for path in tables})
     stages = sorted({folder.parent.name for folder in folders})
@@ -103,8 +108,11 @@ def _scores(path: Path, name: str, rater_id: str, find: Callable[[str], str], qu
     for column, (good, reason) in _CELLS.items():
         if column in table.column_names:
             table = _without(table, column, good, reason, quarantine)
+    missing = [column for column in _NAMES if column not in table.column_names]
     table = table.rename_columns([_NAMES.get(column, column) for column in table.column_names])
     ask_for_scores(table, name, prefix="score_")
+    for column in missing:
+        quarantine.add(name, 1, column, "column is missing, taken as blank")
     located = pa.array([find(picture) for picture in table["photo"].to_pylist()], pa.string())
     table = table.set_column(table.column_names.index("photo"), "photo", located)
     return table.append_column("rater_id", pa.array([rater_id] * table.num_rows, pa.string()))

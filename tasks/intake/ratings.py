@@ -2,8 +2,8 @@
 
 What goes aside is as small as can be: a bad score, date or preference costs its cell, an unknown photo, a
 blank rater or a second rating of the same photo, rater and time costs its row. Rows with every score blank
-say nothing and are only counted. Scores come out on 0..10; a dimension whose column is missing was never
-asked.
+are counted, and give what else they hold (a preference vector, answers). Scores come out on 0..10; a
+dimension whose column is missing was never asked.
 """
 
 from collections.abc import Callable
@@ -62,6 +62,7 @@ def settle_ratings(
 
     silent = np.all([np.isnan(values) for values in scores.values()], axis=0) & sieve.ok
     blank = int((silent & ~spoilt).sum())
+    silent_rows = np.flatnonzero(silent)
     sieve.ok &= ~silent
     _drop_repeats(raw, photo_ids, when, scores, sieve)
 
@@ -77,7 +78,7 @@ def settle_ratings(
         ],
         schema=LABELS,
     )
-    extras = _extras(raw, photo_ids, preferences, keep)
+    extras = _extras(raw, photo_ids, preferences, np.union1d(keep, silent_rows))  # a vector needs no score beside it
     order = [("photo_id", "ascending"), ("rater_id", "ascending")]
     return Ratings(
         labels=check(labels.sort_by([*order, ("at", "ascending")]), "labels"),
@@ -176,7 +177,7 @@ def _drop_repeats(
 
 
 def _extras(raw: pa.Table, photo_ids: np.ndarray, preferences: list, keep: np.ndarray) -> pa.Table:
-    """Preference vectors and answers given per photo, for the rows that have any."""
+    """Preference vectors and answers given per photo, for those of the rows `keep` that have any."""
     asked = [column for column in ("bmi", "people_answer") if column in raw.column_names]
     answers = {column: raw[column].to_pylist() for column in asked}
     rows = []

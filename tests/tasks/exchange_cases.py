@@ -70,6 +70,12 @@ def region(dimension: str, value: Any) -> dict[str, Any]:
     }
 
 
+def cannot_tell(*dimensions: str) -> dict[str, Any]:
+    """What an expert takes out; the sliders keep what they show."""
+    named = {"from_name": "cannot_tell", "to_name": "photo", "type": "choices"}
+    return named | {"id": "c", "value": {"choices": list(dimensions)}, "origin": "manual"}
+
+
 def annotation(number: Any = 22, who: Any = 7, scores: tuple = (5, 6.5, 7), **changes: Any) -> dict[str, Any]:
     """One annotation with every key that the export has."""
     return {
@@ -125,7 +131,7 @@ def task(*annotations: Any, photo_id: Any = A, **changes: Any) -> dict[str, Any]
     } | changes
 
 
-def minimal(number: int, who: Any, scores: tuple, photo_id: str = A) -> dict[str, Any]:
+def minimal(number: int, who: Any, scores: tuple, photo_id: str = A, **more: Any) -> dict[str, Any]:
     """One annotation as JSON-MIN has it."""
     return {
         "image": f"/data/local-files/?d=tasks_photos/{photo_id}.png",
@@ -139,6 +145,7 @@ def minimal(number: int, who: Any, scores: tuple, photo_id: str = A) -> dict[str
         "created_at": "2026-01-30T02:40:43.893565Z",
         "updated_at": "2026-01-30T02:41:00.000001Z",
         "lead_time": 8.65,
+        **more,
     }
 
 

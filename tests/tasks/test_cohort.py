@@ -245,8 +245,13 @@ def test_the_papers_layout_from_end_to_end(tmp_path):
         ("images/a.png", "u1", 1, 2, None),
         ("images/b.png", "e1", 3, None, None),
     ]
+    missing = "column is missing, taken as blank"
     assert aside(out) == [
+        f"finetune/u1/train.csv, line 1, preference_score_list: {missing}",
+        f"finetune/u1/train.csv, line 1, score_posture: {missing}",
         "finetune/u1/train.csv, line 3, photo: unknown photo ('lost.png')",
+        f"pretrain/e1/train.csv, line 1, score_health: {missing}",
+        f"pretrain/e1/train.csv, line 1, score_posture: {missing}",
         "pretrain/e1/train.csv, line 3, preference_score_list: not a JSON list of 5 numbers from 0 to 1 ('x')",
     ]
     (row,) = read_table(out / "preferences.parquet").to_pylist()

@@ -62,7 +62,9 @@ def test_predictions_fit_the_interface(folder):
     view = ET.fromstring((folder / "out/tasks.xml").read_text())
     controls = {tag.get("name"): tag for tag in view.iter() if tag.get("toName")}
     objects = {tag.get("name"): tag.get("value") for tag in view.iter("Image")}
-    assert list(controls) == ["appearance", "health", "posture"] and objects == {"photo": "$image"}
+    choices = controls.pop("cannot_tell")
+    assert [choice.get("value") for choice in choices] == list(controls) == ["appearance", "health", "posture"]
+    assert choices.get("choice") == "multiple" and objects == {"photo": "$image"}
     for control in controls.values():
         assert (control.tag, control.get("min"), control.get("max"), control.get("step")) == ("Number", "0", "10", "0.1")
         assert control.get("required") is None  # an expert may leave a dimension out

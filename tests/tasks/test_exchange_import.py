@@ -4,18 +4,34 @@ Layout of the files: see tests/tasks/exchange_cases.py (https://labelstud.io/gui
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from exchange_cases import MAP, NAMES, A, B, C, annotation, cohort, imported, minimal, region, task, told
+from exchange_cases import (
+    MAP,
+    NAMES,
+    A,
+    B,
+    C,
+    annotation,
+    cannot_tell,
+    cohort,
+    draft,
+    imported,
+    minimal,
+    region,
+    task,
+    told,
+)
 from typer.testing import CliRunner
 
 from flows.cli import app
 from model.scores import DIMENSIONS
 from tasks.exchange import annotations
-from tasks.exchange.history import imported_labels
+from tasks.exchange.history import HISTORY, append, imported_labels, read_history
 from tasks.intake.quarantine import BadInput
 from tasks.schemas import LABELS, SCHEMAS, check
 from tasks.tables import read_table, write_table
@@ -58,6 +74,27 @@ def test_json_min_gives_what_json_gives(folder):
     assert (done.read, done.usable, done.added) == (3, 3, 0)  # the same annotations, whichever layout they come in
     assert labels(folder) == first
     assert told(done) == ["export.json, task 2, health: not scored ('annotation 2')"]
+
+
+def test_what_an_expert_cannot_tell_is_null_in_either_layout(folder):
+    given = annotation(1)["result"]
+    export = [
+        task(annotation(1, 7, result=[*given, cannot_tell("health")])),
+        task(annotation(2, 7, result=[*given, cannot_tell("appearance", "posture")]), photo_id=B),
+        task(annotation(3, 7, result=[*given, cannot_tell(*DIMENSIONS)]), photo_id=C),
+        task(annotation(4, "ann@x.org", result=[*given, cannot_tell() | {"value": None}, cannot_tell("charm")])),
+    ]
+    done = imported(folder, export)
+    wanted = {(A, "expert-02"): (5, None, 7), (B, "expert-02"): (None, 6.5, None), (A, "expert-01"): (5, 6.5, 7)}
+    assert labels(folder) == wanted
+    assert told(done) == ["export.json, task 3, result: no dimension is scored ('annotation 3')"]
+    scores = (5, 6.5, 7)
+    small = [
+        minimal(1, 7, scores, cannot_tell="health"),
+        minimal(2, 7, scores, B, cannot_tell={"choices": ["appearance", "posture"]}),
+        minimal(4, "ann@x.org", scores),
+    ]
+    assert imported(folder, small).added == 0 and labels(folder) == wanted
 
 
 def test_photos_are_found_by_id_or_by_the_end_of_their_address(folder):
@@ -287,6 +324,24 @@ def test_a_history_that_is_no_table_is_told(folder):
     write_table(pa.table({"photo_id": ["x"]}), folder / "imported/labels.parquet")
     with pytest.raises(BadInput, match="is no table of imported labels"):
         imported_labels(folder / "imported")
+
+
+def test_imports_at_once_lose_nothing(folder):
+    empty = HISTORY.empty_table()
+    fields = {name: [value] for name, value in draft(A, (1, 2, 3), 1, "revised").items()}
+    parts = [pa.table(fields | {"annotation": [str(number)]}, schema=HISTORY) for number in range(12)]
+    with ThreadPoolExecutor(6) as pool:
+        added = list(pool.map(lambda part: append(part, folder / "imported"), [*parts, empty, *parts]))
+    assert sum(added) == 12
+    assert sorted(read_history(folder / "imported")["annotation"].to_pylist(), key=int) == [str(n) for n in range(12)]
+
+
+def test_dates_that_no_calendar_of_ours_has(folder):
+    odd = ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-02-30T00:00:00Z", 20260101, {"at": 1}, None]
+    export = [task(*(annotation(n, 7, updated_at=when, created_at=when) for n, when in enumerate(odd)))]
+    done = imported(folder, export)
+    assert [line.split(", ")[2].split(" (")[0] for line in told(done)] == ["updated_at: not a date"] * 6
+    assert done.usable == 6 and imported_labels(folder / "imported")["at"].to_pylist() == [None]
 
 
 def test_without_an_import_there_are_no_labels(tmp_path):

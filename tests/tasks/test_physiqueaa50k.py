@@ -35,7 +35,8 @@ def built(root: Path) -> tuple[dict, Path]:
 
 def preferences(out: Path) -> list[tuple]:
     rows = read_table(out / "preferences.parquet").to_pylist()
-    return sorted((row["rater_id"], row["preference"], dict(row["answers"])) for row in rows)
+    found = [(row["rater_id"], row["preference"], dict(row["answers"])) for row in rows]
+    return sorted(found, key=lambda row: (row[0], str(row[1]), len(row[2])))
 
 
 def test_every_row_arrives_with_the_vector_that_was_given(tmp_path):
@@ -54,6 +55,7 @@ def test_every_row_arrives_with_the_vector_that_was_given(tmp_path):
     ]
     assert preferences(out) == [
         ("e1", pytest.approx([0.1, 0.25, 0, 1, 0.75]), {"bmi": "21.5", "people_answer": "often"}),
+        ("u1", pytest.approx([0.1, 0.25, 0, 1, 0.75]), {}),  # of 4.jpg, which has no score
         ("u1", pytest.approx([0.1, 0.25, 0, 1, 0.75]), {"bmi": "30"}),
     ]
     assert aside(out) == [
@@ -61,7 +63,7 @@ def test_every_row_arrives_with_the_vector_that_was_given(tmp_path):
         "not a JSON list of 5 numbers from 0 to 1 ('[0;0;0;0;0]')"
     ]
     counts = summary["counts"]
-    assert (counts["experts"], counts["users"], counts["ratings_blank"], counts["preferences"]) == (1, 1, 1, 2)
+    assert (counts["experts"], counts["users"], counts["ratings_blank"], counts["preferences"]) == (1, 1, 1, 3)
 
 
 CELLS = [
@@ -187,6 +189,26 @@ def test_unknown_columns_are_told_once_per_table(tmp_path):
         "pretrain/e1/train.csv, line 1, charm: column is not used",
         "pretrain/e1/train.csv, line 1, photo: column is not used",
     ]
+
+
+def test_missing_columns_are_told_once_per_table(tmp_path):
+    head, row = "pic_name,score_posture,bmi\n", "1.jpg,5,20\n"
+    _, out = built(tree(tmp_path / "in", pretrain__e1__train=head + row))
+    assert labels(out) == [("images/1.jpg", "e1", None, None, 5)]
+    assert aside(out) == [
+        f"pretrain/e1/train.csv, line 1, {column}: column is missing, taken as blank"
+        for column in ("preference_score_list", "score_appearance", "score_health")
+    ]
+
+
+def test_tables_in_the_wrong_place_are_told(tmp_path):
+    row = HEAD + "1.jpg,5,5,5,,,\n"
+    root = tree(tmp_path / "in", pretrain__e1__train=row, pretrain__train=row, pretrain__e1__test=row)
+    (root / "pretrain/e1/loop").symlink_to(root)
+    summary, _ = built(root)
+    assert summary["notes"][0] == (
+        "2 CSV files are no <stage>/<expert>/train.csv or val.csv, not read: pretrain/e1/test.csv, pretrain/train.csv"
+    )
 
 
 def test_photos_with_the_same_bytes_are_one_photo(tmp_path):

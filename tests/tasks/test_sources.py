@@ -110,7 +110,7 @@ def test_dates():
     assert moment("2026-05-01").isoformat() == "2026-05-01T00:00:00"
     assert moment("2026-05-01 10:30:00+02:00").utcoffset().total_seconds() == 7200
     assert moment("2026-05-01T10:30:00Z").tzinfo is not None
-    for text in ("", "now", "01.05.2026", "2026-13-01", "2026-05-01T25:00", "20260501", "2026"):
+    for text in ("", "now", "01.05.2026", "2026-13-01", "2026-05-01T25:00", "20260501", "2026", "0001-01-01T00:00+14:00"):
         assert moment(text) is None
 
 
