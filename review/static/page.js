@@ -162,9 +162,16 @@ function picture(place) {
   photo.hidden = false;
   $("missing").hidden = true;
   photo.src = source;
+  loading(true);
 }
 
+function loading(is) {
+  document.querySelector(".stage").classList.toggle("loading", is);
+}
+
+$("photo").onload = () => loading(false);
 $("photo").onerror = () => {
+  loading(false);
   $("photo").hidden = true;
   $("missing").hidden = false;
   $("missing").textContent = word(meshOn ? "meshMissing" : "photoMissing");

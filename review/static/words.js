@@ -2,7 +2,7 @@
 export const WORDS = {
   en: {
     loading: "Loading…", appearance: "Appearance", health: "Health", posture: "Posture",
-    surveyTitle: "Before you start", surveyWhy: "A few questions about your taste and about you. Two minutes, once. Change them whenever the page asks again.",
+    surveyTitle: "Before you start", surveyWhy: "A few questions about your taste and about you. They take two minutes and are asked once.",
     aboutObject: "What you like", aboutPerson: "About you", start: "Start", optional: "optional", choose: "Please answer the marked questions.",
     photo: "Photo to review", photoAlt: "Photo {n}", meshAlt: "Photo {n} with the recovered body mesh", mesh: "Mesh",
     photoMissing: "This photo cannot be shown.", meshMissing: "No mesh was found for this photo.",
