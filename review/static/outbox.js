@@ -1,0 +1,96 @@
+// Answers on their way: each lies in localStorage, with the key that the store knows it by, until it is acknowledged.
+// One entry per answer, so two tabs never overwrite each other's; sent one after the other, oldest first, so an undo never
+// overtakes what it takes back. The same answer sent by two tabs, or again after a lost reply, is stored once.
+
+let prefix = "";
+let told = () => {};
+let busy = false;
+let wait = 0;
+let timer = 0;
+let count = 0;
+
+export function open(person, tell) {
+  prefix = `physique:out:${person}:`;
+  told = tell;
+  addEventListener("online", () => soon(0));
+  addEventListener("storage", (event) => event.key?.startsWith(prefix) && tell("saving", { waiting: waiting().length }));
+  soon(0);
+}
+
+// What has not been acknowledged yet, oldest first: [{name, key, kind, payload}].
+export function waiting() {
+  const names = Object.keys(localStorage).filter((name) => name.startsWith(prefix)).sort();
+  return names.map((name) => ({ name, ...JSON.parse(localStorage.getItem(name)) }));
+}
+
+export function put(kind, payload) {
+  const key = identifier();
+  const order = `${String(Date.now()).padStart(15, "0")}.${String(count++).padStart(6, "0")}`;
+  localStorage.setItem(`${prefix}${order}:${key}`, JSON.stringify({ key, kind, payload }));
+  soon(0);
+}
+
+function identifier() {
+  if (crypto.randomUUID) return crypto.randomUUID(); // only where the page is served safely
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function soon(milliseconds) {
+  clearTimeout(timer);
+  timer = setTimeout(send, milliseconds);
+}
+
+async function send() {
+  if (busy) return;
+  busy = true;
+  try {
+    for (let left = waiting(); left.length; left = waiting()) {
+      told("saving", { waiting: left.length });
+      const { name, ...answer } = left[0];
+      const stop = await post(name, answer, left.length);
+      if (stop) return;
+    }
+    told("saved", { waiting: 0 });
+  } finally {
+    busy = false;
+    if (waiting().length && !wait) soon(0);
+  }
+}
+
+async function post(name, answer, left) {
+  let reply;
+  try {
+    reply = await fetch("/api/answers", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(answer),
+      signal: AbortSignal.timeout(20000),
+    });
+  } catch {
+    return later("offline", left);
+  }
+  if (reply.ok) {
+    const saved = await reply.json().catch(() => ({}));
+    if (saved.saved !== answer.key) return later("offline", left); // some proxy's own page
+    localStorage.removeItem(name);
+    wait = 0;
+    return false;
+  }
+  if (reply.status === 401) return later("stopped", left);
+  if ([404, 409, 413, 415, 422].includes(reply.status)) {
+    const why = (await reply.json().catch(() => ({}))).error ?? reply.status;
+    localStorage.removeItem(name);
+    localStorage.setItem(name.replace("physique:out:", "physique:refused:"), JSON.stringify({ ...answer, why }));
+    told("refused", { why, answer });
+    return false;
+  }
+  return later("offline", left);
+}
+
+function later(state, left) {
+  wait = Math.min(30000, Math.max(1000, wait * 2));
+  told(state, { waiting: left });
+  clearTimeout(timer);
+  timer = setTimeout(() => { wait = Math.max(wait, 1000); send(); }, wait);
+  return true;
+}

@@ -1,0 +1,99 @@
+"""From a personal link to a model in the registry: an expert reviews a round in a real browser, and the pipeline goes on."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import Checkout, small_params
+from tests.review.review_cases import survey_answers
+
+pytestmark = pytest.mark.timeout(900)
+PRETRAIN = {"rounds": 1, "round_photos": 10, "enough": 1.0, "epochs": 4, "own_epochs": 2}
+
+
+@pytest.fixture
+def reviewing(checkout: Checkout) -> Iterator[Checkout]:
+    """The checkout with one round of ten photos ahead; as it was afterwards."""
+    small_params(checkout.folder, pretrain=PRETRAIN)
+    yield checkout
+    small_params(checkout.folder)
+    for path in (checkout.folder / ".physique").glob("reviews.db*"):
+        path.unlink()
+    checkout.run("dvc", "repro")
+
+
+def served(base: str) -> None:
+    end = time.monotonic() + 60
+    while True:
+        try:
+            urllib.request.urlopen(base, timeout=2)
+        except urllib.error.HTTPError:  # it answers: without a link nobody may enter
+            return
+        except OSError:
+            assert time.monotonic() < end, "the review page did not start"
+            time.sleep(0.2)
+        else:
+            return
+
+
+def test_what_an_expert_reviews_in_a_browser_becomes_a_registered_model(reviewing: Checkout):
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium here (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    from tasks.engines import free_port
+    from tasks.tables import read_json, read_table
+
+    port = free_port()
+    base = f"http://127.0.0.1:{port}"
+    invited = reviewing.run("flows.cli", "review", "invite", "anna", "--role", "expert", "--base-url", base).stdout
+    (link,) = re.findall(r"http://\S+/r/[\w-]+", invited)
+    assert "round 1 is open: 10 photos for 1 expert" in reviewing.run("flows.rounds").stdout
+    server = reviewing.start("flows.cli", "review", "serve", "--port", str(port))
+    try:
+        served(base)
+        with sync_playwright() as plays:
+            browser = plays.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
+            page = browser.new_page(locale="en-GB")
+            page.set_default_timeout(60_000)
+            page.goto(link)
+            page.wait_for_selector("#questions fieldset")
+            for name, value in survey_answers().items():
+                page.check(f"input[name={name}][value='{value}']", force=True)
+            page.click("#questions button[type=submit]")
+            page.wait_for_selector("#review:not([hidden])")
+            for place in range(1, 11):
+                page.locator("#slide-appearance").fill(str(place - 0.5))
+                page.keyboard.press("Escape")
+                page.click("#save")
+                if place == 5:
+                    page.reload()
+                    page.wait_for_selector("#review:not([hidden])")
+            page.wait_for_selector("#end:not([hidden])")
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(30)
+
+    done = reviewing.run("flows.rounds").stdout
+    assert "round 1 is closed: 10 of 10 reviewed; all 1 rounds are over" in done
+    labels = read_table(reviewing.folder / "artifacts/pretrain/labels.parquet").to_pylist()
+    mine = [row for row in labels if row["rater_id"] == "anna"]
+    assert sorted(round(row["appearance"], 1) for row in mine) == [place - 0.5 for place in range(1, 11)]
+    assert {row["origin"] for row in mine} == {"revised"}
+    version = read_json(reviewing.folder / "artifacts/pretrain/pretrain.json")["experts"]["anna"]
+    assert version["name"] == "physique-expert-anna"
+    look = "from tasks.registry import champion_bundle; print(champion_bundle('physique-expert-anna'))"
+    subprocess.run([sys.executable, "-c", look], cwd=reviewing.folder, env=reviewing.environment, check=True)
+    cards = list((reviewing.folder / "mlartifacts").rglob("cards/physique-expert-anna/card.md"))
+    assert cards and "revised | 10" in cards[0].read_text()
