@@ -141,7 +141,6 @@ def export_weights(
         typer.echo(f"{out}: {export_file(name, out)} keys")
 
 
-<<<<<<< HEAD
 labels = typer.Typer(no_args_is_help=True, help="Drafts to Label Studio or a spreadsheet, and back (docs/exchange.md).")
 app.add_typer(labels, name="labels")
 
@@ -190,7 +189,6 @@ def import_labels(
             typer.echo(line)
 
 
-=======
 review = typer.Typer(no_args_is_help=True, help="The page where experts and users review (docs/review.md).")
 app.add_typer(review, name="review")
 
@@ -245,6 +243,17 @@ def review_progress() -> None:
             typer.echo(line)
 
 
+@review.command("round")
+def review_round() -> None:
+    """Look whether enough of the open round is reviewed: then close it and open the next, or train after the last."""
+    from flows.rounds import rounds
+    from tasks.engines import engines
+    from tasks.faults import told
+
+    with told(), engines():
+        rounds()
+
+
 @review.command("demo")
 def review_demo(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8321,
@@ -259,7 +268,6 @@ def review_demo(
         demo(port, data, store)
 
 
->>>>>>> review
 @app.command()
 def models() -> None:
     """Registered models: versions, aliases, where they come from."""
