@@ -1,4 +1,4 @@
-"""From a personal link to a model in the registry: an expert reviews a round in a real browser, and the pipeline goes on."""
+"""From a personal link to a registered model: an expert reviews a round in a real browser, and the pipeline goes on."""
 
 from __future__ import annotations
 
