@@ -67,9 +67,8 @@ def _newest(rows: range | list[int], keys: list[Hashable], at: list) -> list[int
     """Of the rows with the same key the last one, unless it is dated before the one it would replace."""
     newest: dict[Hashable, int] = {}
     for row in rows:
-        before = newest.get(keys[row])
-        dated = before is not None and at[row] is not None and at[before] is not None
-        if not (dated and at[row] < at[before]):
+        before = newest.setdefault(keys[row], row)
+        if at[row] is None or at[before] is None or at[row] >= at[before]:
             newest[keys[row]] = row
     return sorted(newest.values())
 
