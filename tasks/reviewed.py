@@ -40,7 +40,7 @@ def write_reviewed(out: Path = Path("data/reviews"), store: Path = STORE, import
         surveys = surveys_of(engine)
         engine.dispose()
     if imported.is_dir():
-        from tasks.exchange import imported_labels
+        from tasks.exchange.history import imported_labels
 
         labels.append(imported_labels(imported))
     found = latest(pa.concat_tables(labels))

@@ -10,6 +10,7 @@ from model.scores import DIMENSIONS
 from tasks.exchange.history import imported_labels
 from tasks.exchange.labels import export_labels
 from tasks.intake.quarantine import BadInput
+from tasks.reviewed import read_reviewed, write_reviewed
 from tasks.tables import read_table
 
 HEAD = "rater_id,photo,appearance,health,posture\n"
@@ -26,7 +27,8 @@ def labels(folder: Path) -> dict[tuple[str, str], tuple]:
     return {(row["photo_id"], row["rater_id"]): tuple(row[d] for d in DIMENSIONS) for row in rows}
 
 
-def test_there_and_back(folder):
+def test_there_and_back(folder, monkeypatch):
+    monkeypatch.delenv("PHYSIQUE_REVIEWS", raising=False)
     export_labels("csv", folder / "drafts.csv", cohort=folder / "cohort", drafts=folder / "pseudo.parquet")
     text = (folder / "drafts.csv").read_text("utf-8")
     done = imported(folder, text, "csv", None)
@@ -44,6 +46,8 @@ def test_there_and_back(folder):
     row = imported_labels(folder / "imported").to_pylist()[0]
     assert (row["origin"], row["round"], row["at"]) == ("revised", 1, None)
     assert imported(folder, signed, "csv", None).added == 0
+    write_reviewed(folder / "reviews", folder / "none.db", folder / "imported")
+    assert read_reviewed(folder / "reviews")[0].num_rows == 4  # where experts are trained
 
 
 def test_what_is_wrong_is_told_and_the_rest_goes_on(folder):
