@@ -169,9 +169,9 @@ def test_a_round_is_given_to_every_expert_and_opened_twice_is_the_same(engine):
     assert drafts_of(engine, 1).equals(drafts(4))
     assert [item.photo_id for item in items(engine, ANNA)] == [photo_id(k) for k in range(4)]
     assert items(engine, ANNA)[1].suggested == {"appearance": 6.0, "health": 6.0, "posture": 4.5}
-    with pytest.raises(BadInput, match="round 1 is there already with other drafts"):
+    with pytest.raises(ValueError, match="round 1 is there already with other drafts"):
         open_round(engine, 1, drafts(5), ["anna", "bert"])
-    with pytest.raises(BadInput, match="round 1 is there already"):
+    with pytest.raises(ValueError, match="round 1 is there already"):
         open_round(engine, 1, drafts(4), ["anna"])
     assert drafts_of(engine, 1).num_rows == 4
 
