@@ -3,7 +3,7 @@
 Notable: an answer is a row that is never changed; `save` returns after COMMIT and not before. The browser gives each answer
 a key; the same key again is the same answer (a repeat after a lost connection), with other content it is a conflict.
 
-    uv run pytest tests/review/test_review_answers.py
+    uv run pytest tests/review/test_answers.py
 """
 
 from __future__ import annotations

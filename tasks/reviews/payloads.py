@@ -1,6 +1,6 @@
 """What an answer may hold: one pydantic model per kind, and errors that name the field and what would be right.
 
-    uv run pytest tests/review/test_review_answers.py
+    uv run pytest tests/review/test_answers.py
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Notable: a review puts an answer on top of the one before, an undo takes the top one away; nothing is ever changed in place.
 
-    uv run pytest tests/review/test_review_answers.py
+    uv run pytest tests/review/test_answers.py
 """
 
 from __future__ import annotations
