@@ -46,6 +46,10 @@ def review(place: int = 0, number: int = 1, **changes) -> dict:
     return {"photo_id": photo_id(place), "round": number, "appearance": 6.1, "health": None, "posture": 2} | changes
 
 
+def versus(place: int = 1, **changes) -> dict:
+    return {"photo_id": photo_id(0), "other_id": photo_id(place), "dimension": "health", "value": 1} | changes
+
+
 def rating(place: int = 0, **changes) -> dict:
     return {"photo_id": photo_id(place), "appearance": 8, "health": None, "posture": 2.5} | changes
 
@@ -255,9 +259,9 @@ HOSTILE = [
     (USER, "rating", rating(model_version="b\0ank/0"), "model_version: "),
     (USER, "undo", {"photo_id": photo_id(0), "round": 1}, "round: is for experts"),
     (USER, "thumb", {"photo_id": photo_id(0), "value": 0}, "value: it must be 1 or -1"),
-    (USER, "comparison", {"photo_id": photo_id(0), "other_id": photo_id(0), "dimension": "health", "value": 1}, "other_id: "),
-    (USER, "comparison", {"photo_id": photo_id(0), "other_id": photo_id(1), "dimension": "x", "value": 1}, "dimension: "),
-    (USER, "comparison", {"photo_id": photo_id(0), "other_id": photo_id(1), "dimension": "health", "value": 2}, "value: "),
+    (USER, "comparison", versus(0), "other_id: "),
+    (USER, "comparison", versus(dimension="x"), "dimension: "),
+    (USER, "comparison", versus(value=2), "value: "),
     (USER, "comment", {"photo_id": None, "text": LONG}, "text: it must be text of 1 to 4,000 characters"),
     (USER, "comment", {"photo_id": None, "text": " \0\n"}, "text: it must be text of 1 to 4,000 characters"),
     (USER, "survey", {"version": "0", "answers": SURVEY}, "version: the survey has changed (now 1); reload the page"),
@@ -279,7 +283,10 @@ def test_what_cannot_be_is_refused_in_one_line_and_not_kept(engine, person, kind
     assert rows(engine) == []
 
 
-@pytest.mark.parametrize("key", ["", "short", "x" * 101, "key\0" * 4, "é" * 10, "key 12345", "key-00000001\n", 5, None, "'; --" * 3])
+NO_KEYS = ["", "short", "x" * 101, "key\0" * 4, "é" * 10, "key 12345", "key-00000001\n", 5, None, "'; --" * 3]
+
+
+@pytest.mark.parametrize("key", NO_KEYS)
 def test_a_key_that_is_none(engine, key):
     with pytest.raises(Refused, match="^key: must be 8 to 100"):
         save(engine, ANNA, key, "review", review())
@@ -292,7 +299,7 @@ def test_photos_of_others_are_told_like_photos_that_are_not_there(engine):
         ("thumb", {"photo_id": photo_id(0), "value": 1}),
         ("comment", {"photo_id": photo_id(0), "text": "hello"}),
         ("undo", {"photo_id": photo_id(0)}),
-        ("comparison", {"photo_id": photo_id(0), "other_id": photo_id(1), "dimension": "health", "value": 0}),
+        ("comparison", versus()),
     ):
         said = set()
         for place in (4, 77):
@@ -301,7 +308,7 @@ def test_photos_of_others_are_told_like_photos_that_are_not_there(engine):
             said.add(str(told.value))
         assert said == {"photo_id: no such photo among yours"}
     with pytest.raises(NotYours, match="^other_id: no such photo"):
-        save(engine, USER, "key-00000001", "comparison", payload | {"other_id": photo_id(4)})
+        save(engine, USER, "key-00000001", "comparison", versus(4))
     said = set()
     for person, place, number in ((EVE, 0, 1), (ANNA, 77, 1), (ANNA, 0, 9)):
         with pytest.raises(NotYours) as told:
@@ -316,12 +323,11 @@ def test_photos_of_others_are_told_like_photos_that_are_not_there(engine):
 
 def test_feedback_is_one_event_per_score_thumb_comparison_and_comment(engine):
     offer(engine, "uli", drafts(1).select(SCORES), "bank/2")
-    both = {"photo_id": photo_id(0), "other_id": photo_id(1), "dimension": "health", "value": -1}
     save(engine, USER, "key-00000001", "rating", rating(comment="hm", model_version="bank/1"))
     save(engine, USER, "key-00000002", "rating", rating(1))
     save(engine, USER, "key-00000003", "undo", {"photo_id": photo_id(1)})
     save(engine, USER, "key-00000004", "thumb", {"photo_id": photo_id(0), "value": 1})
-    save(engine, USER, "key-00000005", "comparison", both)
+    save(engine, USER, "key-00000005", "comparison", versus(value=-1))
     save(engine, USER, "key-00000006", "comment", {"photo_id": None, "text": "all of it"})
     save(engine, ANNA, "key-00000007", "comment", {"photo_id": photo_id(2), "text": "experts' remarks are no feedback"})
     names = ("event_id", "kind", "photo_id", "dimension", "value", "suggested", "model_version", "text")
@@ -339,8 +345,8 @@ def test_feedback_is_one_event_per_score_thumb_comparison_and_comment(engine):
 
 def test_the_latest_survey_counts(engine):
     assert survey_of(engine, "anna") is None
-    save(engine, ANNA, "key-00000001", "survey", {"version": "1", "answers": SURVEY})
-    save(engine, USER, "key-00000002", "survey", {"version": "1", "answers": SURVEY})
-    save(engine, ANNA, "key-00000003", "survey", {"version": "1", "answers": SURVEY | {"muscles": "some", "health_signs": " "}})
+    changed = SURVEY | {"muscles": "some", "health_signs": " "}
+    for key, person, answers in (("first", ANNA, SURVEY), ("other", USER, SURVEY), ("later", ANNA, changed)):
+        save(engine, person, f"key-{key}", "survey", {"version": "1", "answers": answers})
     assert survey_of(engine, "anna") == {"version": "1", "answers": SURVEY | {"muscles": "some", "extraversion": "3"}}
     assert {who: answers["muscles"] for who, answers in surveys_of(engine).items()} == {"anna": "some", "uli": "a lot"}
