@@ -37,7 +37,7 @@ def counting(
         kind: review or rating, the two that can be undone.
         person_id, number: only this person's, only this round's.
     """
-    wanted = [ANSWERS.c.kind.in_((kind, "undo"))]
+    wanted: list[sa.ColumnElement[bool]] = [ANSWERS.c.kind.in_((kind, "undo"))]
     if person_id is not None:
         wanted.append(ANSWERS.c.person_id == person_id)
     if number is not None:

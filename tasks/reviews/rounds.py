@@ -43,7 +43,7 @@ def open_round(engine: Engine, number: int, drafts: pa.Table, experts: list[str]
     if not len(table) or not experts:
         raise BadInput(f"{where}: {'no drafts' if experts else 'no experts'}; a round needs both")
     for field, right in (("origin", "pseudo"), ("round", number)):
-        if (other := set(table[field].to_pylist()) - {right}):
+        if other := set(table[field].to_pylist()) - {right}:
             raise BadInput(f"{where}: drafts have {field} {sorted(map(str, other))[0]}; right is {right}")
     if len(set(table["photo_id"].to_pylist())) < len(table):
         raise BadInput(f"{where}: a photo is drafted twice")
