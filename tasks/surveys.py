@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tasks.intake.quarantine import BadInput
+from tasks.printable import printable
 
 DEFAULT = Path("surveys/physique.yaml")
 LONGEST_TEXT = 2000
@@ -87,7 +88,7 @@ class Question(_Strict):
         if self.type == "text":
             if len(text) > LONGEST_TEXT:
                 raise ValueError(f"{self.id}: is {len(text):,} characters long; {LONGEST_TEXT:,} at most")
-            return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+            return text
         return self._number(text)
 
     def _number(self, text: str) -> str:
@@ -99,7 +100,7 @@ class Question(_Strict):
             value = math.nan
         if not lo <= value <= hi or (self.type == "scale" and value != int(value)):
             raise ValueError(f"{self.id}: {text[:40]!r} is no answer; right is {whole} from {lo:g} to {hi:g}")
-        return f"{value:g}"
+        return str(int(value)) if value == int(value) else repr(value)
 
 
 class Survey(_Strict):
@@ -124,14 +125,9 @@ class Survey(_Strict):
         """
         known = [question.id for question in self.questions]
         if unknown := [name for name in answers if name not in known]:
-            raise ValueError(f"{str(unknown[0])[:60]}: is no question of this survey")
+            raise ValueError(f"{printable(str(unknown[0])[:60])}: is no question of this survey")
         codes = {question.id: question.code(answers.get(question.id)) for question in self.questions}
         return {name: code for name, code in codes.items() if code is not None}
-
-
-def validate(survey: Survey, answers: Mapping[str, Any]) -> dict[str, str]:
-    """`survey.validate_answers(answers)`."""
-    return survey.validate_answers(answers)
 
 
 def load_survey(path: str | Path = DEFAULT) -> Survey:

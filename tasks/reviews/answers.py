@@ -3,7 +3,7 @@
 Notable: an answer is a row that is never changed; `save` returns after COMMIT and not before. The browser gives each answer
 a key; the same key again is the same answer (a repeat after a lost connection), with other content it is a conflict.
 
-    uv run pytest tests/review/test_review_answers.py
+    uv run pytest tests/review/test_answers.py
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ def items(engine: Engine, person: Person) -> list[Item]:
 
 def may_see(engine: Engine, person: Person, photo_id: str) -> bool:
     """Whether a photo is among this person's items."""
+    if not re.fullmatch("[0-9a-f]{64}", photo_id):
+        return False
     source = _drafts(person) if person.role == "expert" else _offers(person)
     of = DRAFTS if person.role == "expert" else OFFERS
     with engine.connect() as connection:
@@ -175,14 +177,18 @@ def _allowed(connection: Connection, person: Person, kind: str, payload: dict) -
     if person.role == "user":
         if number is not None:
             raise Refused("round: is for experts; leave it out")
-        wanted = _offers(person).where(OFFERS.c.photo_id == photo).order_by(None).order_by(OFFERS.c.id.desc())
-        if version := payload.get("model_version"):
-            wanted = wanted.where(OFFERS.c.model_version == version)
-        offered = connection.execute(wanted).first()
-        other = payload.get("other_id")
-        if offered is None or (other and not connection.execute(_offers(person).where(OFFERS.c.photo_id == other)).first()):
-            raise NotYours("photo_id: no such photo among yours")
-        return offered.id
+        offered = {
+            field: connection.execute(_offers(person).where(OFFERS.c.photo_id == payload[field])).all()
+            for field in ("photo_id", "other_id")
+            if payload.get(field)
+        }
+        if missing := [field for field, rows in offered.items() if not rows]:
+            raise NotYours(f"{missing[0]}: no such photo among yours")
+        version = payload.get("model_version")
+        shown = [row.id for row in offered["photo_id"] if version in (None, row.model_version)]
+        if not shown:
+            raise Refused("model_version: scores of this model were not offered for this photo; reload the page")
+        return shown[-1]
     mine = _drafts(person, closed=True).where(DRAFTS.c.photo_id == photo)
     if kind != "comment":
         if number is None:

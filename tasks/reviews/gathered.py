@@ -1,6 +1,6 @@
 """What people said, as the tables of the house: revised labels, surveys, feedback.
 
-    uv run pytest tests/review/test_review_answers.py
+    uv run pytest tests/review/test_answers.py
 """
 
 from __future__ import annotations

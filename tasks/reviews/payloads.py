@@ -1,6 +1,6 @@
 """What an answer may hold: one pydantic model per kind, and errors that name the field and what would be right.
 
-    uv run pytest tests/review/test_review_answers.py
+    uv run pytest tests/review/test_answers.py
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from model.scores import DIMENSIONS, SCALE
+from tasks.printable import printable
 
 LONGEST_COMMENT = 4000
-LONGEST_ANSWER = 2000
 
 
 class Refused(ValueError):
@@ -37,19 +37,20 @@ Comment = Annotated[
 ]
 Thumb = Annotated[Literal[-1, 1], Field(description="1 or -1")]
 Preference = Annotated[Literal[-1, 0, 1], Field(description="1, 0 or -1")]
+Answer = Annotated[str | Annotated[int, Field(ge=-(10**15), le=10**15)] | float | None, Field(union_mode="left_to_right")]
 Version = Annotated[str | None, Field(max_length=200, description="the version of the model whose scores were shown")]
 
 
 class _Payload(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    @field_validator("comment", "text", check_fields=False)
+    @field_validator("comment", "text", "answers", "model_version", mode="before", check_fields=False)
     @classmethod
-    def _storable(cls, text: str | None) -> str | None:
-        """Postgres holds no NUL, UTF-8 no half of a surrogate pair."""
-        if text is None:
-            return None
-        return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+    def _storable(cls, value: Any) -> Any:
+        """Text without NUL, which Postgres cannot hold, and half emoji, which a browser's length limit may leave."""
+        if isinstance(value, dict):
+            return {name: storable(answer) if isinstance(answer, str) else answer for name, answer in value.items()}
+        return storable(value) if isinstance(value, str) else value
 
 
 class _Scored(_Payload):
@@ -101,7 +102,14 @@ class Remark(_Payload):
     """Words about a photo, or about all of it."""
 
     photo_id: Photo | None = None
-    text: Annotated[str, Field(min_length=1, max_length=LONGEST_COMMENT, description="text of 1 to 4,000 characters")]
+    text: Annotated[str, Field(max_length=LONGEST_COMMENT, description=f"text of 1 to {LONGEST_COMMENT:,} characters")]
+
+    @field_validator("text")
+    @classmethod
+    def _said(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("blank")
+        return text
 
 
 class Answers(_Payload):
@@ -109,7 +117,7 @@ class Answers(_Payload):
 
     version: Annotated[str, Field(min_length=1, max_length=100, description="the version of the survey")]
     answers: Annotated[
-        dict[Annotated[str, Field(max_length=100)], Annotated[str | int | float | None, Field(union_mode="left_to_right")]],
+        dict[Annotated[str, Field(max_length=100)], Answer],
         Field(max_length=200, description="answers by question: text or numbers"),
     ]
 
@@ -124,6 +132,11 @@ KINDS: dict[str, tuple[type[_Payload], tuple[str, ...]]] = {
     "survey": (Answers, ("expert", "user")),
 }
 """Model of the payload, and whose answers may be of this kind."""
+
+
+def storable(text: str) -> str:
+    """`text` as both databases and UTF-8 can hold it."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
 def checked(kind: str, payload: Any, role: str) -> dict:
@@ -142,8 +155,8 @@ def checked(kind: str, payload: Any, role: str) -> dict:
 
 
 def _line(model: type[_Payload], problem: Any) -> str:
-    field = str(problem["loc"][0])[:80] if problem["loc"] else "payload"
-    if problem["type"] == "extra_forbidden":
+    field = printable(str(problem["loc"][0])[:80]) if problem["loc"] else "payload"
+    if field not in model.model_fields:  # or is no text at all: half of a surrogate pair
         return f"{field}: is unknown; known are {', '.join(model.model_fields)}"
     right = model.model_fields[field].description or "text"
     if problem["type"] == "missing":

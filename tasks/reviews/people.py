@@ -43,8 +43,7 @@ def invite(engine: Engine, person_id: str, role: str, days: float = 30) -> str:
     Raises:
         BadInput: no id (1 to 200 printable characters), no role, no number of days, or the person has the other role.
     """
-    if not (0 < len(person_id) <= 200 and person_id.isprintable() and person_id == person_id.strip()):
-        raise BadInput(f"invite: {person_id[:80]!r} is no id; right are 1 to 200 printable characters, no blanks around")
+    check_id(person_id, "invite")
     if role not in ROLES:
         raise BadInput(f"invite: {role!r} is no role; right are {' and '.join(ROLES)}")
     if not (math.isfinite(days) and 0 < days <= LONGEST_DAYS):
@@ -61,7 +60,8 @@ def invite(engine: Engine, person_id: str, role: str, days: float = 30) -> str:
 
 
 def revoke(engine: Engine, person_id: str) -> int:
-    """Make all links of a person useless; how many that were. Answers stay."""
+    """Make all links of a person useless; how many that were. Answers stay. Raises BadInput for what is no id."""
+    check_id(person_id, "revoke")
     with writing(engine) as connection:
         held = LINKS.update().where(LINKS.c.person_id == person_id, LINKS.c.revoked_at.is_(None))
         return connection.execute(held.values(revoked_at=now())).rowcount
@@ -69,7 +69,7 @@ def revoke(engine: Engine, person_id: str) -> int:
 
 def person_of(engine: Engine, token: str) -> Person | None:
     """Who holds a token; None if it is forged, expired or revoked."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{43}", token):
+    if not (isinstance(token, str) and re.fullmatch(r"[A-Za-z0-9_-]{43}", token)):
         return None
     valid = (LINKS.c.token_sha256 == _digest(token), LINKS.c.revoked_at.is_(None), LINKS.c.expires_at > now())
     with engine.connect() as connection:
@@ -82,6 +82,14 @@ def invited(engine: Engine, role: str) -> list[str]:
     valid = (LINKS.c.role == role, LINKS.c.revoked_at.is_(None), LINKS.c.expires_at > now())
     with engine.connect() as connection:
         return sorted(connection.scalars(sa.select(LINKS.c.person_id).distinct().where(*valid)))
+
+
+def check_id(person_id: str, where: str) -> None:
+    """Raises BadInput that begins with `where` if nobody can be called `person_id`."""
+    text = person_id if isinstance(person_id, str) else ""
+    if not (0 < len(text) <= 200 and text.isprintable() and text == text.strip()):
+        shown = repr(person_id)[:80]
+        raise BadInput(f"{where}: {shown} is no id of a person; right are 1 to 200 printable characters, no blanks around")
 
 
 def _digest(token: str) -> str:

@@ -2,7 +2,7 @@
 
 Notable: a review puts an answer on top of the one before, an undo takes the top one away; nothing is ever changed in place.
 
-    uv run pytest tests/review/test_review_answers.py
+    uv run pytest tests/review/test_answers.py
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def counting(
         kind: review or rating, the two that can be undone.
         person_id, number: only this person's, only this round's.
     """
-    wanted = [ANSWERS.c.kind.in_((kind, "undo"))]
+    wanted: list[sa.ColumnElement[bool]] = [ANSWERS.c.kind.in_((kind, "undo"))]
     if person_id is not None:
         wanted.append(ANSWERS.c.person_id == person_id)
     if number is not None:

@@ -19,6 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from model.scores import DIMENSIONS
 from tasks.intake.quarantine import BadInput
+from tasks.reviews.people import check_id
 from tasks.reviews.replay import counting
 from tasks.reviews.store import now, writing
 from tasks.reviews.tables import DRAFTS, OFFERS, REVIEWERS, ROUNDS
@@ -32,8 +33,8 @@ def open_round(engine: Engine, number: int, drafts: pa.Table, experts: list[str]
         drafts: LABELS of origin `pseudo`, one row per photo, in the order in which they are shown.
         experts: ids, as invited.
     Raises:
-        BadInput: nothing to review or nobody to do it, a repeated photo, another origin or round, other content for a known
-            number.
+        BadInput: nothing to review or nobody to do it, a repeated photo, another origin or round, an id that is none.
+        ValueError: the number is known with other drafts or experts.
     """
     table = check(drafts, "labels")
     where = f"round {number}"
@@ -42,10 +43,12 @@ def open_round(engine: Engine, number: int, drafts: pa.Table, experts: list[str]
     if not len(table) or not experts:
         raise BadInput(f"{where}: {'no drafts' if experts else 'no experts'}; a round needs both")
     for field, right in (("origin", "pseudo"), ("round", number)):
-        if (other := set(table[field].to_pylist()) - {right}):
+        if other := set(table[field].to_pylist()) - {right}:
             raise BadInput(f"{where}: drafts have {field} {sorted(map(str, other))[0]}; right is {right}")
     if len(set(table["photo_id"].to_pylist())) < len(table):
         raise BadInput(f"{where}: a photo is drafted twice")
+    for person in experts:
+        check_id(person, where)
     rows, people = table.to_pylist(), sorted(set(experts))
     content = [[[row[name] for name in ("photo_id", "rater_id", *DIMENSIONS)] for row in rows], people]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -58,7 +61,7 @@ def open_round(engine: Engine, number: int, drafts: pa.Table, experts: list[str]
             return
         known = connection.scalar(sa.select(ROUNDS.c.content_sha256).where(ROUNDS.c.number == number))
     if known != digest:
-        raise BadInput(f"{where} is there already with other drafts or experts; open round {number + 1} instead")
+        raise ValueError(f"{where} is there already with other drafts or experts; open round {number + 1} instead")
 
 
 def _draft(row: dict, place: int) -> dict:
@@ -72,8 +75,12 @@ def offer(engine: Engine, user_id: str, predictions: pa.Table, model_version: st
     Args:
         predictions: photo_id and the three scores (0 to 10, null = not predicted), in the order in which they are shown.
     Raises:
+        BadInput: an id or a version that is none (1 to 200 printable characters).
         BadTable: a photo id or a score that is none.
     """
+    check_id(user_id, "offer")
+    if not (0 < len(model_version) <= 200 and model_version.isprintable()):
+        raise BadInput(f"offer: {model_version[:60]!r} is no version of a model; right are 1 to 200 printable characters")
     asked, filled = ["photo_id", *DIMENSIONS], {"rater_id": user_id, "origin": "pseudo", "round": 0, "at": None}
     scored = [row | filled for row in predictions.select(asked).to_pylist()]
     check(pa.Table.from_pylist(scored, schema=LABELS), "labels")

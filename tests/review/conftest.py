@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,40 +17,39 @@ from tasks.reviews import open_store
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """URL of a Postgres cluster that lives as long as the tests."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
         pytest.skip("no Postgres here (Debian: apt-get install postgresql)")
-    folder = tmp_path_factory.mktemp("postgres")
+    folder = Path(tempfile.mkdtemp(prefix="physique-postgres-"))  # pytest's own folders are closed to other users
     who: list[str] = []
     if os.geteuid() == 0:  # initdb refuses root
+        if not shutil.which("runuser"):
+            pytest.skip("Postgres refuses to run as root, and there is no runuser to be somebody else")
         who = ["runuser", "-u", "postgres", "--"]
         shutil.chown(folder, "postgres", "postgres")
-        for parent in folder.parents:  # pytest's folders are their owner's alone; the way down must be open
-            if parent == Path(parent.anchor) or parent.stat().st_mode & 0o001:
-                continue
-            parent.chmod(parent.stat().st_mode | 0o011)
     data, port = folder / "data", free_port()
     make = [*who, f"{found[-1]}/initdb", "-D", str(data), "-A", "trust", "-U", "reviews", "--no-sync", "-E", "UTF8"]
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
     control = [*who, f"{found[-1]}/pg_ctl", "-D", str(data), "-w"]
-    options = f"-p {port} -k {data} -c listen_addresses=127.0.0.1 -c max_connections=100"
+    options = f"-p {port} -k {data} -c listen_addresses=127.0.0.1 -c max_connections=100 -c fsync=off"
     started = [*control, "-l", str(data / "log"), "-o", options, "start"]
     subprocess.run(started, check=True, stdout=subprocess.DEVNULL, cwd="/")
     yield f"postgresql://reviews@127.0.0.1:{port}"
     subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, cwd="/")
+    shutil.rmtree(folder)
 
 
 @pytest.fixture
 def fresh_postgres(postgres: str) -> str:
-    """URL of an empty database."""
+    """URL of an empty store: a schema of its own, which is made a hundred times faster than a database."""
     import psycopg
 
     name = f"reviews_{os.urandom(6).hex()}"
     with psycopg.connect(f"{postgres}/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return f"{postgres}/{name}"
+        connection.execute(f"CREATE SCHEMA {name}")
+    return f"{postgres}/postgres?options=-csearch_path%3D{name}"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -53,10 +53,21 @@ def test_opening_again_keeps_what_is_there(url):
     again.dispose()
 
 
-def test_three_processes_open_a_fresh_store_at_once(url):
-    code = f"from tasks.reviews import open_store, rounds; print(rounds(open_store({url!r})))"
-    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [(p.communicate(timeout=120)[0].strip(), p.returncode) for p in started] == [("[]", 0)] * 3
+def test_three_processes_open_a_fresh_store_at_the_same_moment(url):
+    code = f"""
+import alembic.config, alembic.script, sys
+from tasks.reviews import open_store, rounds
+print("ready", flush=True)
+sys.stdin.readline()
+print(rounds(open_store({url!r})))
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    started = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(3)]
+    assert [each.stdout.readline() for each in started] == ["ready\n"] * 3
+    for each in started:
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    assert [(each.communicate(timeout=120)[0], each.returncode) for each in started] == [("[]\n", 0)] * 3
 
 
 def test_sqlite_syncs_what_it_acknowledges(tmp_path):
@@ -169,9 +180,9 @@ def test_a_round_is_given_to_every_expert_and_opened_twice_is_the_same(engine):
     assert drafts_of(engine, 1).equals(drafts(4))
     assert [item.photo_id for item in items(engine, ANNA)] == [photo_id(k) for k in range(4)]
     assert items(engine, ANNA)[1].suggested == {"appearance": 6.0, "health": 6.0, "posture": 4.5}
-    with pytest.raises(BadInput, match="round 1 is there already with other drafts"):
+    with pytest.raises(ValueError, match="round 1 is there already with other drafts"):
         open_round(engine, 1, drafts(5), ["anna", "bert"])
-    with pytest.raises(BadInput, match="round 1 is there already"):
+    with pytest.raises(ValueError, match="round 1 is there already"):
         open_round(engine, 1, drafts(4), ["anna"])
     assert drafts_of(engine, 1).num_rows == 4
 
