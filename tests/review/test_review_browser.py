@@ -118,6 +118,7 @@ def test_ten_photos(chromium, server, store):
     page.keyboard.press("Enter")
     at(page, "#7")
 
+    saved(page)
     server.kill()  # what is answered now waits in the browser
     page.keyboard.press("Enter")
     at(page, "#8")
