@@ -128,8 +128,9 @@ function ending(title, text, again) {
 function go(next) {
   notice("");
   const place = next < 0 ? "#1" : next >= desk.steps.length ? "#end" : `#${next + 1}`;
-  if (place === location.hash) show();
-  else location.hash = place;
+  // at once, not with the next hashchange: a second key may come before that
+  if (place !== location.hash) history.pushState(null, "", place);
+  show();
 }
 
 // a photo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 
 import pytest
 from review_cases import Server, drafts, photo_id, survey_answers
@@ -62,12 +63,20 @@ def fill_survey(page):
     page.wait_for_selector("#review:not([hidden])")
 
 
+def until(page, expression, seconds=60):
+    """Wait from outside: the page's own policy forbids what Playwright's wait_for_function does inside."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, f"never came true: {expression}"
+        page.wait_for_timeout(50)
+
+
 def saved(page):
-    page.wait_for_function("!Object.keys(localStorage).some(name => name.startsWith('physique:out:'))", timeout=60_000)
+    until(page, "!Object.keys(localStorage).some(name => name.startsWith('physique:out:'))")
 
 
 def at(page, place):
-    page.wait_for_function(f"location.hash === '{place}'")
+    until(page, f"location.hash === '{place}'")
 
 
 def test_ten_photos(chromium, server, store):
@@ -109,12 +118,13 @@ def test_ten_photos(chromium, server, store):
     page.keyboard.press("Enter")
     at(page, "#7")
 
+    saved(page)
     server.kill()  # what is answered now waits in the browser
     page.keyboard.press("Enter")
     at(page, "#8")
     page.keyboard.press("Enter")
     at(page, "#9")
-    page.wait_for_function("document.querySelector('#state').dataset.is === 'offline'")
+    until(page, "document.querySelector('#state').dataset.is === 'offline'")
     assert "kept here: 2" in page.inner_text("#state")
     server.start()
     saved(page)
