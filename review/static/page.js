@@ -10,6 +10,7 @@ let desk;
 let at = 0;
 let now = {}; // scores of the photo on screen, null = can't tell
 let active;
+let showing; // the photo
 let meshOn = false;
 let past = []; // steps answered in this visit, the latest last
 let state = ["saved", {}];
@@ -137,6 +138,8 @@ function go(next) {
 
 function showPhoto(place, of) {
   const { item, thumb } = step();
+  if (showing !== item.photo_id) active = desk.dimensions[0]; // every photo begins with the first slider
+  showing = item.photo_id;
   const begun = JSON.parse(localStorage.getItem(kept(item)) ?? "null");
   const source = begun?.scores ?? item.answer ?? item.suggested;
   now = Object.fromEntries(desk.dimensions.map((name) => [name, source[name] ?? null]));

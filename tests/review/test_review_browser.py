@@ -124,8 +124,8 @@ def test_ten_photos(chromium, server, store):
     at(page, "#8")
     page.keyboard.press("Enter")
     at(page, "#9")
-    until(page, "document.querySelector('#state').dataset.is === 'offline'")
-    assert "kept here: 2" in page.inner_text("#state")
+    until(page, "document.querySelector('#state').innerText.includes('kept here: 2')")
+    assert page.get_attribute("#state", "data-is") == "offline"
     server.start()
     saved(page)
     page.reload()
