@@ -23,9 +23,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 STATE = Path(".physique/engines")
-START_LIMIT_S = 180
-START_ATTEMPTS = 3
+START_LIMIT_S = 300
+START_ATTEMPTS = 4
 OBJECT_STORE_BYTES = 512 * 2**20
+
+
+class NotStarted(RuntimeError):
+    """Prefect or Ray did not come up; one line that says so."""
 
 
 def root_process() -> int:
@@ -65,12 +69,6 @@ def keep(owner: int, state: Path) -> None:
     quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_UI_ENABLED": "true"}
     quiet["PREFECT_SERVER_UI_API_URL"] = url  # else the page looks for its API at the usual port
     server = None
-    if not os.environ.get("PREFECT_API_URL"):
-        server = subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True, env=os.environ | quiet
-        )
-    else:
-        url = os.environ["PREFECT_API_URL"]
     stop = False
 
     def on_signal(*_: object) -> None:
@@ -82,7 +80,11 @@ def keep(owner: int, state: Path) -> None:
     try:
         address = os.environ.get("RAY_ADDRESS", "")
         if not address:
-            address = start_ray()
+            address = start_ray()  # first, alone: it gives itself half a minute
+        if os.environ.get("PREFECT_API_URL"):
+            url = os.environ["PREFECT_API_URL"]
+        else:
+            server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=os.environ | quiet)
         if server is not None:
             wait_healthy(url, server)
         found = {"pid": os.getpid(), "owner": owner, "prefect": url, "ray": address}
@@ -164,7 +166,7 @@ def shared(owner: int) -> dict[str, str]:
         end = time.monotonic() + START_LIMIT_S
         while not state.exists():
             if keeper.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"Prefect and Ray did not start; see {output.name}")
+                raise NotStarted(f"Prefect and Ray did not start; on a busy machine try again ({output.name} says more)")
             time.sleep(0.1)
     return json.loads(state.read_text())
 

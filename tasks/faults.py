@@ -10,12 +10,13 @@ from contextlib import contextmanager
 
 def of_input(error: BaseException | None) -> bool:
     """Whether an error is about input, files or settings, so that its message is all a person needs."""
+    from tasks.engines import NotStarted
     from tasks.fanout import Halted
     from tasks.intake.quarantine import BadInput
     from tasks.params import BadParams
 
     ours_to_mend = (KeyError, IndexError, UnicodeError)
-    faults = (BadInput, BadParams, Halted, FileNotFoundError, LookupError, ValueError)
+    faults = (BadInput, BadParams, Halted, NotStarted, FileNotFoundError, LookupError, ValueError)
     return isinstance(error, faults) and not isinstance(error, ours_to_mend)
 
 

@@ -84,7 +84,7 @@ def test_fifty_reviewers_and_a_server_that_dies_twice(fresh_postgres):
     with store.connect() as connection:
         rows = connection.execute(sa.select(ANSWERS.c.key, ANSWERS.c.payload)).all()
     assert len(acknowledged) == PEOPLE * PHOTOS
-    assert Counter(row.key for row in rows) == Counter(acknowledged)
+    assert Counter(row.key for row in rows) == Counter(list(acknowledged))
     kept = {row.key: {k: v for k, v in json.loads(row.payload).items() if k != "comment"} for row in rows}
     assert kept == acknowledged
     assert round_progress(store, 1) == dict.fromkeys(people, (PHOTOS, PHOTOS))
