@@ -54,6 +54,9 @@ class PreferenceNet(nn.Module):
         self.image = nn.Sequential(nn.LayerNorm(image_width), nn.Linear(image_width, hidden))
         self.survey = nn.Linear(SURVEY_WIDTH, hidden, bias=False)
         self.out = nn.Linear(hidden, WIDTH)
+        # Neutral to begin with, for everybody: what a handful of surveys says by chance costs more than it brings.
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, survey: Tensor, image: Tensor) -> Tensor:
         return torch.sigmoid(self.out(torch.relu(self.image(image) + self.survey(survey))))
