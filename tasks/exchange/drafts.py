@@ -41,9 +41,13 @@ def photo_names(cohort: Path) -> dict[str, str]:
 
 
 def photo_finder(names: dict[str, str]) -> Callable[[str], str | None]:
-    """A function from a photo_id, or a name as people write it, to the photo_id; None where it fits no photo."""
-    ids = {name: photo_id for photo_id, name in names.items()} | {photo_id: photo_id for photo_id in names}
-    return PhotoIndex(ids=ids).resolver()
+    """A function from a photo_id (with or without a suffix), or a name as people write it, to the photo_id.
+
+    It gives None for what fits no photo.
+    """
+    ids = {name: photo_id for photo_id, name in names.items()}
+    by_name = PhotoIndex(ids=ids).resolver()
+    return lambda text: stem if (stem := text.rpartition("/")[2].partition(".")[0]) in names else by_name(text)
 
 
 def read_drafts(cohort: Path, labels: Path) -> list[Draft]:
