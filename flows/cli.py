@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from flows.cli_labels import labels
+from flows.cli_review import review
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -141,131 +144,8 @@ def export_weights(
         typer.echo(f"{out}: {export_file(name, out)} keys")
 
 
-labels = typer.Typer(no_args_is_help=True, help="Drafts to Label Studio or a spreadsheet, and back (docs/exchange.md).")
 app.add_typer(labels, name="labels")
-
-Format = Annotated[Literal["label-studio", "csv"], typer.Option("--format", help="Whose layout the file has.")]
-Cohort = Annotated[Path, typer.Option(help="The cohort whose photos and raters are meant.")]
-
-
-@labels.command("export")
-def export_labels(
-    out: Annotated[Path, typer.Option(help="The file to write; for Label Studio more is written beside it.")],
-    form: Format = "label-studio",
-    images: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Where the photos are served; without it a folder is written.")
-    ] = None,
-    cohort: Cohort = Path("data/cohort"),
-    drafts: Annotated[Path, typer.Option(help="Labels of origin pseudo.")] = Path("artifacts/pretrain/pseudo.parquet"),
-) -> None:
-    """Write the drafts for experts to revise."""
-    from tasks.exchange.labels import export_labels as export
-    from tasks.faults import told
-
-    with told():
-        count, written = export(form, out, images, cohort, drafts)
-    typer.echo(f"{count} drafts")
-    for what, path in written.items():
-        typer.echo(f"{what:12} {path}")
-
-
-@labels.command("import")
-def import_labels(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Label Studio's JSON or JSON-MIN, or a CSV.")],
-    form: Format = "label-studio",
-    people: Annotated[Path | None, typer.Option("--map", help="CSV of annotator,rater_id.")] = None,
-    review_round: Annotated[int | None, typer.Option("--round", help="Of review; else as exported.")] = None,
-    cohort: Cohort = Path("data/cohort"),
-    out: Annotated[Path, typer.Option(help="Where imported labels are kept.")] = Path("data/imported"),
-) -> None:
-    """Add revised labels to data/imported; what cannot be used is set aside and told. Nothing in the file is executed."""
-    from tasks.exchange.labels import import_labels as take
-    from tasks.exchange.labels import report
-    from tasks.faults import told
-
-    with told():
-        done = take(file, form, people, review_round, cohort, out)
-        for line in report(done):
-            typer.echo(line)
-
-
-review = typer.Typer(no_args_is_help=True, help="The page where experts and users review (docs/review.md).")
 app.add_typer(review, name="review")
-
-
-@review.command("serve")
-def serve_review(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8321,
-    data: Annotated[Path, typer.Option(help="Where cohort/, mesh/ and body/ lie.")] = Path("data"),
-) -> None:
-    """Serve the page. The store is PHYSIQUE_REVIEWS, else .physique/reviews.db."""
-    from review.command import serve
-    from tasks.faults import told
-
-    with told():
-        serve(host, port, data)
-
-
-@review.command("invite")
-def invite_reviewer(
-    person: Annotated[str, typer.Argument(metavar="ID")],
-    role: Annotated[str, typer.Option(help="expert or user.")],
-    days: Annotated[float, typer.Option(help="How long the link opens.")] = 30,
-    base_url: Annotated[str, typer.Option(help="Where the page is served.")] = "http://127.0.0.1:8321",
-) -> None:
-    """Print a personal link, this once: only a hash of it is kept."""
-    from review.command import link
-    from tasks.faults import told
-
-    with told():
-        typer.echo(link(person, role, days, base_url))
-
-
-@review.command("revoke")
-def revoke_reviewer(person: Annotated[str, typer.Argument(metavar="ID")]) -> None:
-    """Make all links of a person useless. Their answers stay."""
-    from tasks.faults import told
-    from tasks.reviews import open_store, revoke
-
-    with told():
-        typer.echo(f"{revoke(open_store(), person)} links revoked")
-
-
-@review.command("progress")
-def review_progress() -> None:
-    """Per round and expert, how much is reviewed."""
-    from review.command import progress
-    from tasks.faults import told
-
-    with told():
-        for line in progress():
-            typer.echo(line)
-
-
-@review.command("round")
-def review_round() -> None:
-    """Look whether enough of the open round is reviewed: then close it and open the next, or train after the last."""
-    from flows.rounds import rounds
-    from tasks.engines import engines
-    from tasks.faults import told
-
-    with told(), engines():
-        rounds()
-
-
-@review.command("demo")
-def review_demo(
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8321,
-    data: Annotated[Path, typer.Option(help="Where cohort/, mesh/ and body/ lie.")] = Path("data"),
-    store: Annotated[Path, typer.Option(help="Its own store.")] = Path(".physique/review_demo.db"),
-) -> None:
-    """Open a small round of the built cohort for one expert and one user, print their links, and serve it."""
-    from review.command import demo
-    from tasks.faults import told
-
-    with told():
-        demo(port, data, store)
 
 
 @app.command()
