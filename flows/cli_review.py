@@ -71,6 +71,21 @@ def review_round() -> None:
         rounds()
 
 
+@review.command("offer")
+def offer_to_users(
+    user: Annotated[str | None, typer.Argument(metavar="[ID]", help="One user; without it all who are invited.")] = None,
+    photos: Annotated[int, typer.Option(min=1, help="How many each gets, most uncertain first.")] = 20,
+) -> None:
+    """Offer users predictions of their personal models to review."""
+    from tasks.faults import told
+    from tasks.offers import offer_predictions
+    from tasks.reviews import open_store
+
+    with told():
+        for person, count in offer_predictions(open_store(), photos, user):
+            typer.echo(f"{person:24} {count} photos")
+
+
 @review.command("demo")
 def review_demo(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8321,

@@ -45,6 +45,25 @@ def served(base: str) -> None:
             return
 
 
+def test_users_are_offered_what_their_personal_model_says(checkout: Checkout, monkeypatch, tmp_path):
+    from tasks.reviews import Person, items, open_store
+
+    url = f"sqlite:///{tmp_path}/reviews.db"
+    monkeypatch.setitem(checkout.environment, "PHYSIQUE_REVIEWS", url)
+    nobody = checkout.run("flows.cli", "review", "offer", ok=False)
+    assert nobody.returncode == 1 and "no user is invited; `physique review invite ID --role user` first" in nobody.stderr
+    for user in ("user-0001", "somebody-new"):
+        checkout.run("flows.cli", "review", "invite", user, "--role", "user")
+    assert "somebody-new             5 photos" in checkout.run("flows.cli", "review", "offer", "--photos", "5").stdout
+    checkout.run("flows.cli", "review", "offer", "user-0001", "--photos", "3")
+    store = open_store(url)
+    theirs, others = (items(store, Person(user, "user")) for user in ("user-0001", "somebody-new"))
+    store.dispose()
+    assert (len(theirs), len({item.photo_id for item in theirs}), len(others)) == (8, 8, 5)
+    assert all(0 <= item.suggested["health"] <= 10 for item in theirs + others)
+    assert theirs[0].model_version.startswith("physique-personal/")
+
+
 def test_what_an_expert_reviews_in_a_browser_becomes_a_registered_model(reviewing: Checkout):
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
