@@ -22,13 +22,12 @@ PRETRAIN = {"rounds": 1, "round_photos": 10, "enough": 1.0, "epochs": 4, "own_ep
 
 @pytest.fixture
 def reviewing(checkout: Checkout) -> Iterator[Checkout]:
-    """The checkout with one round of ten photos ahead; as it was afterwards."""
+    """The checkout with one round of ten photos ahead; what comes later looks at its meshes alone."""
     small_params(checkout.folder, pretrain=PRETRAIN)
     yield checkout
     small_params(checkout.folder)
     for path in (checkout.folder / ".physique").glob("reviews.db*"):
         path.unlink()
-    checkout.run("dvc", "repro")
 
 
 def served(base: str) -> None:
