@@ -89,7 +89,7 @@ def _row(label: dict[str, Any], scale: tuple[float, float]) -> dict[str, Any]:
                 row[dimension] = (score - scale[0]) / width * points + SCALE[0]
                 row[field] = None if spread is None else spread / width * points
             elif spread is not None:
-                wrong.append(finding(field, "spread without a score", spread))
+                wrong.append(finding(field, "spread without a score", given["spread"]))
     row["tries"] = int(bool(wrong) and all(row[dimension] is None for dimension in DIMENSIONS))
     return row
 
