@@ -3,7 +3,7 @@
 The setting `pretrain.labeller` names it. What cannot be used becomes lines of a quarantine table, and the rest goes
 on. Answers of an endpoint are kept (tasks/label_endpoint.py), so asking again costs only what is missing.
 
-    python -m tasks.drafts LABELLER data/cohort/photos CACHE      # how many drafts there are, and what is wrong
+    python -m tasks.drafts LABELLER data/cohort/photos .physique/drafts      # how many drafts, and what is wrong
 """
 
 from __future__ import annotations
@@ -102,14 +102,23 @@ def _in_order(table: pa.Table, names: dict[str, str]) -> Drafts:
 
 
 if __name__ == "__main__":
-    import sys
+    from argparse import ArgumentParser
 
     from tasks.faults import told
     from tasks.intake.quarantine import as_lines
 
-    if len(sys.argv) != 4:
-        sys.exit("usage: python -m tasks.drafts LABELLER PHOTOS CACHE")
+    words = ArgumentParser(prog="python -m tasks.drafts", description="Drafts of a labeller made elsewhere.")
+    words.add_argument("labeller", help="a .csv or .parquet file, or the address of an endpoint")
+    words.add_argument("photos", type=Path, help="folder of photo shards: data/cohort/photos")
+    words.add_argument("cache", type=Path, help="where answers are kept; the pipeline's is .physique/drafts")
+    words.add_argument("--scale", type=float, nargs=2, default=SCALE, metavar=("LOW", "HIGH"))
+    words.add_argument("--per-minute", type=float, default=Asking.per_minute, help="requests to an endpoint")
+    words.add_argument("--at-once", type=int, default=Asking.at_once, help="requests under way")
+    given = words.parse_args()
+    if given.per_minute <= 0 or given.at_once < 1:
+        words.error("--per-minute must be above 0, --at-once at least 1")
     with told():
-        drafts, aside = read_drafts(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+        asking = Asking(per_minute=given.per_minute, at_once=given.at_once)
+        drafts, aside = read_drafts(given.labeller, given.photos, given.cache, scale=tuple(given.scale), asking=asking)
         print(f"{len(drafts.photo_ids):,} photos with drafts, {len(aside):,} lines of quarantine")
         print("\n".join(as_lines(aside)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ class Endpoint:
         self.token = os.environ.get(TOKEN, "").strip()
         if not (self.token.isascii() and self.token.isprintable()):
             raise BadInput(f"{TOKEN} holds characters that no token has; is it whole, on one line?")
+        self.spelt = re.compile("".join(map(_spelt, self.token)).encode())
         self.url, self.asking, self.pace = url, asking, Pace(60 / asking.per_minute)
         self.answered = -1.0
         """When the last answer came."""
@@ -130,7 +132,7 @@ class Endpoint:
             if rest is not None and rest > LONGEST_REST_S:
                 raise Halt(f"{why}; it asks to be left alone for {rest:,.0f} s")
             longest = min(LONGEST_BACK_OFF_S, self.asking.back_off_s * 2 ** (tries - 1))
-            pause = random.uniform(longest / 2, longest) if rest is None else rest
+            pause = max(random.uniform(longest / 2, longest), rest or 0)
             if tries > self.asking.retries:
                 break
             if overloaded:
@@ -184,7 +186,7 @@ class Endpoint:
             if time.monotonic() > end:  # httpx counts from one piece to the next
                 raise _MayPass(f"no whole answer within {self.asking.timeout_s:g} s", None, False)
         body = b"".join(parts)
-        return body.replace(self.token.encode(), b"[token]") if self.token else body
+        return self.spelt.sub(b"[token]", body) if self.token else body
 
     def _clean(self, text: str) -> str:
         return text.replace(self.token, "[token]") if self.token else text
@@ -224,6 +226,12 @@ class Pace:
         with self.lock:
             self.why = self.why or why
         self.ended.set()
+
+
+def _spelt(character: str) -> str:
+    """Pattern of all ways in which JSON may write a character of ASCII."""
+    itself = ("\\\\?" if character in '/"' else "") + re.escape(character)
+    return rf"(?:{itself}|\\u00(?i:{ord(character):02x}))"
 
 
 def _rest(text: str) -> float | None:

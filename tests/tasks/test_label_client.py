@@ -64,6 +64,13 @@ def test_a_retry_after_may_be_a_date(tmp_path):
     assert 0.5 < server.requests[1].at - server.requests[0].at < 4
 
 
+def test_a_retry_after_of_nothing_is_not_taken_at_its_word(tmp_path):
+    cohort(tmp_path, 2)
+    with endpoint(lambda number, _: Reply(429, b"", {"Retry-After": "0"}) if number == 0 else None) as server:
+        read(tmp_path, server.url, replace(BRISK, back_off_s=0.6))
+    assert server.requests[1].at - server.requests[0].at >= 0.28
+
+
 def test_a_long_rest_ends_the_run(tmp_path):
     cohort(tmp_path, 2)
     with (
@@ -208,6 +215,23 @@ def test_the_token_goes_to_the_endpoint_and_nowhere_else(tmp_path, monkeypatch, 
         caplog.clear()
     assert not [text for text in texts if token in text]
     assert token.encode() not in every_file(tmp_path)
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_token_is_found_however_json_spells_it(tmp_path, monkeypatch, status):
+    cohort(tmp_path, 1)
+    monkeypatch.setenv(TOKEN, "sk/a+Z.9")
+    for spelt in (r"sk\/a+Z.9", r"sk\u002fa\u002BZ.9", "".join(f"\\u{ord(c):04x}" for c in "sk/a+Z.9")):
+        body = f'{{"labels": [{{"photo_id": "you sent {spelt}"}}]}}'
+        assert json.loads(body)["labels"][0]["photo_id"] == "you sent sk/a+Z.9"
+        with (
+            endpoint(lambda *_: Reply(status, body.encode())) as server,  # noqa: B023
+            pytest.raises(BadInput, match="no draft of any"),
+        ):
+            read(tmp_path, server.url)
+    found = every_file(tmp_path)
+    assert b"is missing in the answer" in found if status == 200 else b"you sent [token]" in found
+    assert not [part for part in (b"Z.9", b"002f", b"u0073") if part in found]
 
 
 def test_a_token_that_no_header_can_carry_is_told_without_it(tmp_path, monkeypatch):

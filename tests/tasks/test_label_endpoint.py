@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +62,64 @@ def test_what_is_known_is_not_asked_again(tmp_path):
         assert len(server.asked()) == 13 + 13
         read(tmp_path, server.url, scale=(1, 7))  # another scale another question
         read(tmp_path, server.url)
-        assert len(server.asked()) == 13 * 3
+        read(tmp_path, f"{server.url}?model=two")  # and so another model, if the address says which
+        read(tmp_path, f"{server.url}?model=two")
+        assert len(server.asked()) == 13 * 4
     cohort(tmp_path / "fewer", 4)
     (tmp_path / "cache").rename(tmp_path / "fewer/cache")
     fewer, _ = read(tmp_path / "fewer", server.url)  # the server is gone: nothing is asked
     assert fewer.photo_ids == list(ids.values())[:4]
+
+
+def test_photos_that_are_refused_are_asked_for_thrice_in_all_and_stop_nothing(tmp_path):
+    """Even if they are all that is left to ask for, as in every later run."""
+    ids = cohort(tmp_path, 96, shard=96)
+    bad = [ids[f"{i}.jpg"] for i in range(0, 96, 3)]
+    refused = {*bad}
+    with endpoint(lambda _, asked: Reply(422, b"no") if refused & {*asked} else None) as server:
+        for run in range(4):
+            before = len(server.requests)
+            drafts, aside = read(tmp_path, server.url)
+            assert len(drafts.photo_ids) == 64 and len(aside) == 32
+            assert aside[0] == "photos/0.jpg, photo: labeller: refused (HTTP 422) ('no')"
+            asked = [request.ids for request in server.requests[before:]]
+            assert run == 0 or sorted(asked) == sorted([photo] for photo in (bad if run < 3 else []))
+        (key,) = (tmp_path / "cache").iterdir()
+        refused.clear()  # the endpoint has changed its mind
+        shutil.rmtree(key / "in_vain")
+        drafts, aside = read(tmp_path, server.url)
+        assert drafts.photo_ids == list(ids.values()) and aside == []
+        assert sorted(server.asked()[-32:]) == sorted(bad)  # labels stay
+
+
+def test_an_endpoint_that_is_gone_stops_nothing_if_only_photos_asked_for_in_vain_are_left(tmp_path):
+    ids = cohort(tmp_path, 20)
+    with endpoint(lambda _, asked: Reply(422, b"no") if ids["3.jpg"] in asked else None) as server:
+        read(tmp_path, server.url)
+    drafts, aside = read(tmp_path, server.url)
+    assert len(drafts.photo_ids) == 19 and aside[1] == "photos/3.jpg, photo: labeller: refused (HTTP 422) ('no')"
+    assert aside[0].startswith(f"{server.url}, labels: labeller: photos without a label could not be asked for again ('")
+    assert "cannot be reached" in aside[0]
+
+
+def test_photos_are_asked_for_as_long_as_none_at_all_has_a_label(tmp_path):
+    """So an endpoint that was wrong from the first and is mended needs no cleaning up."""
+    cohort(tmp_path, 3)
+    with endpoint(lambda number, _: Reply(body=b"?") if number < 16 else None) as server:
+        for _ in range(6):
+            with pytest.raises(BadInput, match=r"no draft of any of the 3 photos; labeller: answer is not JSON \(3\)"):
+                read(tmp_path, server.url)
+        drafts, aside = read(tmp_path, server.url)
+    assert len(drafts.photo_ids) == 3 and aside == []
+
+
+def test_two_runs_at_once_pay_once(tmp_path, capfd):
+    ids = cohort(tmp_path, 40)
+    with endpoint(lambda *_: Reply(delay=0.1)) as server, ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: read(tmp_path, server.url), range(2))
+    assert sorted(server.asked()) == sorted(ids.values())
+    assert one[0].photo_ids == other[0].photo_ids == list(ids.values())
+    assert "another run asks this endpoint; waiting until it is done" in capfd.readouterr().err
 
 
 def test_photos_are_sent_small_upright_and_without_metadata(tmp_path):
@@ -141,10 +196,12 @@ def test_the_example_of_the_docs_is_a_labeller(tmp_path):
     text = (ROOT / "docs/labeller.md").read_text()
     (tmp_path / "server.py").write_text(re.search(r"```python\n(.*?)```", text, re.S)[1])  # type: ignore[index]
     ids = cohort(tmp_path, 20)
-    server = subprocess.Popen([sys.executable, "-u", "server.py", "0"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    words = [sys.executable, "-m", "uvicorn", "server:app", "--port", "0"]
+    server = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     try:
-        url = server.stdout.readline().split()[-1]  # type: ignore[union-attr]
-        drafts, aside = read(tmp_path, url)
+        said = iter(server.stderr)  # type: ignore[arg-type]
+        url = next(found[0] for line in said if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
+        drafts, aside = read(tmp_path, f"{url}/")
     finally:
         server.terminate()
         server.wait(10)
