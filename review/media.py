@@ -40,56 +40,60 @@ class CohortMedia:
 
     def __init__(self, photos: Path, mesh: Path, body: Path) -> None:
         self.photos, self.rows, self.body = Shards(photos), Shards(mesh), body
-        self._kept: OrderedDict[tuple[str, str], bytes | None] = OrderedDict()
+        self._kept: OrderedDict[tuple[Path, str], bytes] = OrderedDict()
         self._drawing, self._keeping = threading.Lock(), threading.Lock()
         self._model = None
 
     def photo(self, photo_id: str) -> bytes | None:
         """JPEG; None: no such photo, or not one that can be read."""
-        return self._cached("photo", photo_id, self._photo)
+        return self._cached(self.photos, photo_id, self._photo)
 
     def mesh(self, photo_id: str) -> bytes | None:
         """JPEG; None: no such photo, or nobody was found on it."""
-        return self._cached("mesh", photo_id, self._mesh)
+        return self._cached(self.rows, photo_id, self._mesh)
 
-    def _cached(self, what: str, photo_id: str, make: Callable[[str], bytes | None]) -> bytes | None:
+    def _cached(self, shards: Shards, photo_id: str, make: Callable[[Path, str], bytes | None]) -> bytes | None:
+        path = shards.path_of(photo_id)
+        if path is None:
+            return None
+        key = path, photo_id  # a shard's name says which version made it, so another mesh has another name
         with self._keeping:
-            if (what, photo_id) in self._kept:
-                self._kept.move_to_end((what, photo_id))
-                return self._kept[what, photo_id]
-        made = make(photo_id)
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        try:
+            made = make(path, photo_id)
+        except FileNotFoundError:  # swapped away this very moment; the page asks again
+            return None
         if made is not None:
             with self._keeping:
-                self._kept[what, photo_id] = made
+                self._kept[key] = made
                 while len(self._kept) > KEPT:
                     self._kept.popitem(last=False)
         return made
 
-    def _photo(self, photo_id: str) -> bytes | None:
-        image = self._image(photo_id, LONG_SIDE)
+    def _photo(self, path: Path, photo_id: str) -> bytes | None:
+        image = self._image(path, photo_id, LONG_SIDE)
         return None if image is None else jpeg(image)
 
-    def _image(self, photo_id: str, side: int | None) -> Image | None:
+    def _image(self, path: Path, photo_id: str, side: int | None) -> Image | None:
         from model.images import UnreadableImage, decode_reduced
 
-        path = self.photos.path_of(photo_id)
-        if path is None:
-            return None
         ((_, (data,)),) = read_batches((path, [photo_id]), 1)
         try:
             return decode_reduced(data, side)[0]
         except UnreadableImage:
             return None
 
-    def _mesh(self, photo_id: str) -> bytes | None:
+    def _mesh(self, path: Path, photo_id: str) -> bytes | None:
         from model.mesh_row import MeshRow
         from model.overlay import overlay
 
-        path = self.rows.path_of(photo_id)
-        if path is None or not self.body.is_dir():
+        shard = self.photos.path_of(photo_id)
+        if shard is None or not self.body.is_dir():
             return None
         found = pq.read_table(path, columns=SHOWN, filters=[("photo_id", "=", photo_id), ("person", "=", 0)]).to_pylist()
-        if not found or found[0]["status"] != "ok" or (image := self._image(photo_id, None)) is None:
+        if not found or found[0]["status"] != "ok" or (image := self._image(shard, photo_id, None)) is None:
             return None
         fields = {name: np.asarray(found[0][name], np.float32) for name in ("box", "betas", "pose", "camera", "points")}
         with self._drawing:  # one at a time: it takes a core for a tenth of a second
@@ -125,8 +129,8 @@ class Shards:
 
 
 def jpeg(image: Image) -> bytes:
-    """A JPEG with nothing in it but the pixels (no EXIF, no place), its longer side at most LONG_SIDE."""
+    """A JPEG with nothing in it but the pixels (no EXIF, no place, no words), its longer side at most LONG_SIDE."""
     image.thumbnail((LONG_SIDE, LONG_SIDE))
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=88, optimize=True)
+    image.save(buffer, "JPEG", quality=88, optimize=True, comment=b"")
     return buffer.getvalue()

@@ -47,7 +47,7 @@ async function send() {
     for (let left = waiting(); left.length; left = waiting()) {
       told("saving", { waiting: left.length });
       const { name, ...answer } = left[0];
-      const stop = await post(name, answer, left.length);
+      const stop = await post(name, answer);
       if (stop) return;
     }
     told("saved", { waiting: 0 });
@@ -57,7 +57,7 @@ async function send() {
   }
 }
 
-async function post(name, answer, left) {
+async function post(name, answer) {
   let reply;
   try {
     reply = await fetch("/api/answers", {
@@ -67,16 +67,16 @@ async function post(name, answer, left) {
       signal: AbortSignal.timeout(20000),
     });
   } catch {
-    return later("offline", left);
+    return later("offline");
   }
   if (reply.ok) {
     const saved = await reply.json().catch(() => ({}));
-    if (saved.saved !== answer.key) return later("offline", left); // some proxy's own page
+    if (saved.saved !== answer.key) return later("offline"); // some proxy's own page
     localStorage.removeItem(name);
     wait = 0;
     return false;
   }
-  if (reply.status === 401) return later("stopped", left);
+  if (reply.status === 401) return later("stopped");
   if ([404, 409, 413, 415, 422].includes(reply.status)) {
     const why = (await reply.json().catch(() => ({}))).error ?? reply.status;
     localStorage.removeItem(name);
@@ -84,13 +84,12 @@ async function post(name, answer, left) {
     told("refused", { why, answer });
     return false;
   }
-  return later("offline", left);
+  return later("offline");
 }
 
-function later(state, left) {
+function later(state) {
   wait = Math.min(30000, Math.max(1000, wait * 2));
-  told(state, { waiting: left });
-  clearTimeout(timer);
-  timer = setTimeout(() => { wait = Math.max(wait, 1000); send(); }, wait);
+  told(state, { waiting: waiting().length }); // also what was answered while this one was on its way
+  soon(wait);
   return true;
 }

@@ -117,15 +117,12 @@ def save(engine: Engine, person: Person, key: str, kind: str, payload: dict, sur
         raise Refused("key: must be 8 to 100 letters, digits or - _ . :")
     kept = checked(kind, payload, person.role)
     posted = hashlib.sha256(json.dumps([person.person_id, kind, kept], sort_keys=True).encode()).hexdigest()
-    with engine.connect() as connection:
-        if known := _known(connection, key, posted):
-            return known
-    if kind == "survey":
-        kept = _surveyed(kept, survey or load_survey())
     with writing(engine) as connection:
-        # A repeat that waited for the first one's COMMIT sees the world after it: then the first one stands.
+        # Before all else: since the first time a round may have been closed, a survey replaced.
         if known := _known(connection, key, posted):
             return known
+        if kind == "survey":
+            kept = _surveyed(kept, survey or load_survey())
         offer_id = _allowed(connection, person, kind, kept)
         at = now()
         row = {
