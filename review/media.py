@@ -13,7 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -95,7 +95,8 @@ class CohortMedia:
         found = pq.read_table(path, columns=SHOWN, filters=[("photo_id", "=", photo_id), ("person", "=", 0)]).to_pylist()
         if not found or found[0]["status"] != "ok" or (image := self._image(shard, photo_id, None)) is None:
             return None
-        fields = {name: np.asarray(found[0][name], np.float32) for name in ("box", "betas", "pose", "camera", "points")}
+        names = ("box", "betas", "pose", "camera", "points")
+        fields: dict[str, Any] = {name: np.asarray(found[0][name], np.float32) for name in names}
         with self._drawing:  # one at a time: it takes a core for a tenth of a second
             if self._model is None:
                 from model.body import load_body
