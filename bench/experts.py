@@ -25,10 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from model.lesson import Lesson  # noqa: E402
-from model.metrics import crossed_interval, srcc  # noqa: E402
+from model.metrics import crossed_interval, known_mean, srcc  # noqa: E402
 from model.scores import DIMENSIONS  # noqa: E402
 from tasks.experts import expert_settings  # noqa: E402
-from tasks.frame_data import read_inputs, scores_of  # noqa: E402
+from tasks.frame_data import read_inputs, scores_by  # noqa: E402
 from tasks.params import load_params  # noqa: E402
 from tasks.splits import TEST, split_of  # noqa: E402
 from tasks.tables import read_table  # noqa: E402
@@ -108,9 +108,7 @@ def gained(gap: np.ndarray) -> str:
     """(seeds, raters, D) differences: mean [95 %], raters and seeds resampled."""
     if not np.isfinite(gap).any():
         return "–"
-    there = np.isfinite(gap)
-    mean = np.where(there, gap, 0).sum(2) / np.where(there.any(2), there.sum(2), np.nan)
-    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*crossed_interval(mean.T))
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*crossed_interval(known_mean(gap, 2).T))
 
 
 def main() -> None:
@@ -135,11 +133,8 @@ def main() -> None:
     rng = np.random.default_rng(0)
     others = [r for r, role in zip(*(raters[c].to_pylist() for c in ("rater_id", "role"))) if role == "user"]
     newcomers = {who: answers[who] for who in sorted(rng.permutation(sorted(others))[: asked.newcomers].tolist())}
-    who = labels["rater_id"].to_pylist()
-    rows = inputs.rows()
-    opinions = {
-        rater: scores_of(labels.filter([w == rater for w in who]), rows).numpy() for rater in [*experts, *newcomers]
-    }
+    everybody = [*experts, *newcomers]
+    opinions = dict(zip(everybody, scores_by(labels, everybody, inputs.rows()).numpy()))
     test = np.array([split_of(photo) == TEST for photo in inputs.ids])
     real, none = {who: config["surveys"].get(who, {}) for who in experts}, {who: {} for who in experts}
     arms = {

@@ -25,9 +25,10 @@ sys.path.insert(0, str(ROOT))
 from model.labeller import describe  # noqa: E402
 from model.metrics import crossed_interval  # noqa: E402
 from model.scores import DIMENSIONS  # noqa: E402
-from tasks.frame_data import read_inputs  # noqa: E402
-from tasks.labeller import PICKS, RULES, Rounds, expert_opinions, revised_by  # noqa: E402
+from tasks.frame_data import read_inputs, scores_by  # noqa: E402
+from tasks.labeller import PICKS, RULES, Rounds, revised_by  # noqa: E402
 from tasks.splits import FIT, split_of  # noqa: E402
+from tasks.tables import read_table  # noqa: E402
 
 
 def arm(
@@ -73,7 +74,10 @@ def main() -> None:
     asked = parser.parse_args()
 
     inputs = read_inputs(asked.data / "mesh", asked.data / "embeddings")
-    experts, opinions = expert_opinions(asked.data / "cohort", inputs)
+    labels, raters = read_table(asked.data / "cohort/labels.parquet"), read_table(asked.data / "cohort/raters.parquet")
+    roles = zip(raters["rater_id"].to_pylist(), raters["role"].to_pylist())
+    experts = sorted(rater for rater, role in roles if role == "expert")
+    opinions = scores_by(labels, experts, inputs.rows()).double().numpy()
     rated = np.isfinite(opinions).all((0, 2))
     fit = np.flatnonzero(rated & [split_of(photo) == FIT for photo in inputs.ids])
     unseen = np.flatnonzero(rated & [split_of(photo) != FIT for photo in inputs.ids])

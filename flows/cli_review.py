@@ -63,12 +63,15 @@ def review_progress() -> None:
 @review.command("round")
 def review_round() -> None:
     """Look whether enough of the open round is reviewed: then close it and open the next, or train after the last."""
-    from flows.rounds import rounds
+    from flows.pipeline import pipeline
+    from flows.rounds import look
     from tasks.engines import engines
     from tasks.faults import told
 
-    with told(), engines():
-        rounds()
+    with told():
+        if look().over:
+            with engines():
+                pipeline(target="evaluate")
 
 
 @review.command("offer")

@@ -10,18 +10,24 @@ from prefect import flow
 
 from flows.pipeline import pipeline
 from tasks.params import load_params
-from tasks.rounds import advance
+from tasks.rounds import Step, advance
 from tasks.stage import publish, run
+
+
+def look(cohort: str = "data/cohort", mesh: str = "data/mesh", embeddings: str = "data/embeddings") -> Step:
+    """Open the first round, or close one that is reviewed and open the next; needs neither Prefect nor Ray."""
+    from tasks.reviews import open_store
+
+    step = advance(open_store(), Path(cohort), Path(mesh), Path(embeddings), load_params())
+    print(step.said)
+    return step
 
 
 @flow
 def rounds(cohort: str = "data/cohort", mesh: str = "data/mesh", embeddings: str = "data/embeddings") -> str:
-    """Open the first round, close one that is reviewed and open the next; train when the last is closed."""
-    from tasks.reviews import open_store
-
-    step = advance(open_store(), Path(cohort), Path(mesh), Path(embeddings), load_params())
+    """Look; train when the last round is closed."""
+    step = look(cohort, mesh, embeddings)
     publish("rounds", f"# Review rounds\n\n{step.said}")
-    print(step.said)
     if step.over:
         pipeline(target="evaluate")
     return step.said

@@ -117,6 +117,13 @@ def interval(values: np.ndarray, seed: int, n: int = 2000, level: float = 0.95) 
     return (mean, float(lo), float(hi))
 
 
+def known_mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean along an axis of what is not NaN; NaN where nothing is."""
+    there = np.isfinite(values)
+    count = there.sum(axis)
+    return np.where(count > 0, np.where(there, values, 0).sum(axis) / np.maximum(count, 1), np.nan)
+
+
 def crossed_interval(
     values: np.ndarray, seed: int = 0, n: int = 2000, level: float = 0.95
 ) -> tuple[float, float, float]:

@@ -85,7 +85,6 @@ def keep(owner: int, state: Path) -> None:
             url = os.environ["PREFECT_API_URL"]
         else:
             server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=os.environ | quiet)
-        if server is not None:
             wait_healthy(url, server)
         found = {"pid": os.getpid(), "owner": owner, "prefect": url, "ray": address}
         temporary = state.with_suffix(".tmp")
@@ -111,7 +110,8 @@ def start_ray() -> str:
     import ray
 
     ray_environment()
-    for attempt in range(START_ATTEMPTS):
+    attempts = START_ATTEMPTS
+    while True:
         try:
             # The dashboard costs a process of 200 MB and two seconds; `physique up` will start one to look at.
             context = ray.init(
@@ -124,9 +124,9 @@ def start_ray() -> str:
             return context.address_info["gcs_address"]
         except Exception as error:  # Ray gives itself 30 s, which a busy machine may need twice, and says so by this type
             ray.shutdown()
-            if "timed out" not in str(error) or attempt == START_ATTEMPTS - 1:
+            attempts -= 1
+            if not attempts or "timed out" not in str(error):
                 raise
-    raise AssertionError
 
 
 def ray_environment() -> None:

@@ -8,20 +8,21 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from model.checkpoint import file_hash
 from model.compat import Compat
+from model.metrics import known_mean
 from model.physique_frame import FrameConfig
 from model.scores import DIMENSIONS
 from tasks.bodies import body_file
-from tasks.frame_data import read_inputs, scores_of
+from tasks.frame_data import read_inputs, scores_by
 from tasks.labeller import MIDDLE, expert_labels
 from tasks.mesh_table import mesh_recipe
 from tasks.params import Model, Params, Pretrain
+from tasks.ratings import read_photos
 from tasks.reviewed import read_reviewed
 from tasks.splits import TEST, VAL, split_of
-from tasks.tables import only, read_json, read_table, shard_paths, write_json, write_table
+from tasks.tables import read_json, read_table, shard_paths, write_json, write_table
 from tasks.train import run_name
 from tasks.train_experts import GENERIC, JOINT
 
@@ -62,9 +63,8 @@ def base_drafts(photos: Path, rows: dict[str, int], settings: Pretrain, out: Pat
     at, where = (list(part) for part in zip(*known)) if known else ([], [])
     base[:] = np.nan
     base[at] = said.scores[where]
-    there = np.isfinite(base)
-    mean = np.where(there, base, 0).sum(0) / np.maximum(there.sum(0), 1)
-    return np.where(there, base, np.where(there.any(0), mean, MIDDLE))
+    mean = np.nan_to_num(known_mean(base, 0), nan=MIDDLE)
+    return np.where(np.isfinite(base), base, mean)
 
 
 def surveys(cohort: Path) -> dict[str, dict[str, str]]:
@@ -139,30 +139,19 @@ def frame_settings(model: Model, embeddings: Path) -> dict[str, Any]:
     }
 
 
-def said_by(predictions: pa.Table, model: str, rows: dict[str, int], dimensions: list[str]) -> np.ndarray:
-    """(N, D) what a model says of photos, NaN where it says nothing."""
-    out = np.full((len(rows), len(dimensions)), np.nan)
-    said = only(predictions, [m == model for m in predictions["model"].to_pylist()])
-    at = [rows[photo] for photo in said["photo_id"].to_pylist()]
-    for d, name in enumerate(dimensions):
-        out[at, d] = said[name].to_numpy(zero_copy_only=False).astype(float)
-    return out
-
-
 def register_experts(out: Path, cohort: Path, body: Path, meshnet: Path, params: Params) -> str:
     """Register one model per expert, write out/pretrain.json with the versions; a page for Prefect."""
     from model.predictor import write_bundle
     from tasks.registry import describe_version, expert_model, register, stage_run
     from tasks.report.card import card, measured, pictures
 
-    predictions, truth = read_table(out / "predictions.parquet"), read_table(cohort / "labels.parquet")
+    photos, truth = read_photos(out / "predictions.parquet"), read_table(cohort / "labels.parquet")
     cohort_about, taught = read_json(cohort / "cohort.json"), read_table(out / "labels.parquet")
     dimensions, simulated = cohort_about["dimensions"], cohort_about["simulated"]
     abouts = {path.stem: read_json(path)["about"] for path in sorted((out / "models").glob("*.json"))}
-    rows = {photo: i for i, photo in enumerate(sorted(set(predictions["photo_id"].to_pylist())))}
-    test = np.array([split_of(photo) == TEST for photo in rows])
-    generic = said_by(predictions, GENERIC, rows, dimensions)[test]
-    places = [DIMENSIONS.index(name) for name in dimensions]
+    test, places = ~photos.fitting().numpy(), [DIMENSIONS.index(name) for name in dimensions]
+    said = dict(zip(photos.models, photos.predictions.numpy()[test][:, :, places].swapaxes(0, 1)))
+    origins = Counter(zip(taught["rater_id"].to_pylist(), taught["origin"].to_pylist()))
     recipe, (_, ours) = mesh_recipe(body, meshnet, params.mesh), body_file(body)
     registered, lines = {}, ["# Expert models", "", "| expert | model | version | " + " | ".join(dimensions) + " |"]
     lines.append("|---|---|---|" + "---:|" * len(dimensions))
@@ -171,11 +160,10 @@ def register_experts(out: Path, cohort: Path, body: Path, meshnet: Path, params:
             name = about["rater"]
             if name == GENERIC:
                 continue
-            said = said_by(predictions, name, rows, dimensions)[test]
-            rated = scores_of(_of(truth, name), rows).numpy()[test][:, places]
-            found = measured(said, generic, rated, dimensions)
-            origins = dict(Counter(_of(taught, name)["origin"].to_pylist()))
-            page = card(name, about, found, origins, simulated, cohort_about["name"])
+            rated = scores_by(truth, [name], photos.rows())[0].numpy()[test][:, places]
+            found = measured(said[name], said[GENERIC], rated, dimensions)
+            mine = {origin: count for (rater, origin), count in origins.items() if rater == name}
+            page = card(name, about, found, mine, simulated, cohort_about["name"])
             metrics = {f"test_srcc_{row['dimension']}": row["srcc"][0] for row in found if np.isfinite(row["srcc"][0])}
             with TemporaryDirectory() as folder:
                 bundle = write_bundle(
@@ -191,14 +179,10 @@ def register_experts(out: Path, cohort: Path, body: Path, meshnet: Path, params:
                 version = register(
                     expert_model(name), bundle, "pretrain", metrics=metrics, about={"expert": name}, champion=True
                 )
-            describe_version(version, page, pictures(about, said, rated, dimensions))
+            describe_version(version, page, pictures(about, said[name], rated, dimensions))
             registered[name] = version | metrics
             shown = " | ".join(f"{row['srcc'][0]:.3f}" if np.isfinite(row["srcc"][0]) else "–" for row in found)
             lines.append(f"| {name} | {version['name']} | {version['version']} | {shown} |")
     write_json({"mlflow_run": run_id, "experts": registered, "dimensions": dimensions}, out / "pretrain.json")
     lines += ["", "SRCC with the expert's own scores on photos of the split `test`, seen by no training."]
     return "\n".join(lines)
-
-
-def _of(labels: pa.Table, rater: str) -> pa.Table:
-    return only(labels, [r == rater for r in labels["rater_id"].to_pylist()])

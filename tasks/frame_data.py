@@ -15,7 +15,7 @@ from model.physique_frame import FrameConfig, PhysiqueFrame
 from model.scores import DIMENSIONS
 from model.views import FrameInputs, camera_shift, score_views, square
 from tasks.schemas import VERTICES
-from tasks.tables import read_shards, read_table, shard_paths
+from tasks.tables import only, read_shards, read_table, shard_paths
 
 
 def read_inputs(
@@ -112,6 +112,12 @@ def scores_of(labels: pa.Table, rows: dict[str, int]) -> Tensor:
         np.add.at(count[:, d], at[use], 1)
     with np.errstate(invalid="ignore"):
         return torch.from_numpy(np.where(count > 0, total / np.maximum(count, 1), np.nan)).float()
+
+
+def scores_by(labels: pa.Table, raters: list[str], rows: dict[str, int]) -> Tensor:
+    """(R, N, 3) scores of each photo by each of R raters, NaN where there is none."""
+    who = labels["rater_id"].to_pylist()
+    return torch.stack([scores_of(only(labels, [w == rater for w in who]), rows) for rater in raters])
 
 
 def predict_all(

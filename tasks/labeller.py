@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from model.labeller import Labeller, describe, disagreement, preference, supervised
-from model.metrics import crossed_interval
+from model.metrics import crossed_interval, known_mean
 from model.scores import DIMENSIONS
 from model.views import FrameInputs
-from tasks.frame_data import scores_of
+from tasks.frame_data import scores_by, scores_of
 from tasks.params import Pretrain
 from tasks.schemas import LABELS, check
 from tasks.splits import TEST, VAL, split_of
@@ -49,12 +49,7 @@ class Rounds:
     taught: Labeller = field(init=False)
 
     def __post_init__(self) -> None:
-        self.taught = supervised(self.x, self._mean(), self.base)
-
-    def _mean(self) -> np.ndarray:
-        there = np.isfinite(self.known)
-        with np.errstate(invalid="ignore"):
-            return np.where(there, self.known, 0).sum(0) / np.where(there.any(0), there.sum(0), np.nan)
+        self.taught = supervised(self.x, known_mean(self.known, 0), self.base)
 
     def next(self, pool: np.ndarray, count: int, number: int) -> np.ndarray:
         """`count` of the photos (row numbers) in `pool`, for round `number`."""
@@ -75,17 +70,9 @@ class Rounds:
         """Take (E, n, 3) revisions of a round's drafts."""
         self.known[:, rows] = revised
         if self.rule == "supervised":
-            self.taught = supervised(self.x, self._mean(), self.base)
+            self.taught = supervised(self.x, known_mean(self.known, 0), self.base)
         elif self.rule == "preference":
             self.taught = preference(self.taught, self.x[rows], drafts, revised)
-
-
-def expert_opinions(cohort: Path, inputs: FrameInputs) -> tuple[list[str], np.ndarray]:
-    """Experts, and (E, N, 3) what each of them rated; NaN = not rated."""
-    labels, raters = read_table(cohort / "labels.parquet"), read_table(cohort / "raters.parquet")
-    roles = zip(raters["rater_id"].to_pylist(), raters["role"].to_pylist())
-    experts, rows = sorted(rater for rater, role in roles if role == "expert"), inputs.rows()
-    return experts, np.stack([scores_of(_of(labels, expert), rows).numpy().astype(np.float64) for expert in experts])
 
 
 def revised_by(opinions: np.ndarray, drafts: np.ndarray, just_noticeable: float, seed: int) -> np.ndarray:
@@ -110,16 +97,7 @@ class Reviewed:
 
 
 def review_rounds(
-    own: pa.Table,
-    inputs: FrameInputs,
-    *,
-    rounds: int,
-    seed_share: float,
-    rule: str,
-    pick: str,
-    just_noticeable: float,
-    seed: int,
-    base: np.ndarray | None = None,
+    own: pa.Table, inputs: FrameInputs, settings: Pretrain, seed: int, base: np.ndarray | None = None
 ) -> Reviewed:
     """All rounds with simulated experts, whose opinions are their own labels `own` (LABELS).
 
@@ -127,27 +105,28 @@ def review_rounds(
     """
     rows = inputs.rows()
     experts = sorted(set(own["rater_id"].to_pylist()))
-    opinions = np.stack([scores_of(_of(own, expert), rows).numpy().astype(np.float64) for expert in experts])
+    opinions = scores_by(own, experts, rows).double().numpy()
     rated = np.isfinite(opinions).any((0, 2))
     unseen = np.array([split_of(photo) == VAL for photo in inputs.ids])
     pool, judged = np.flatnonzero(rated & ~unseen), np.flatnonzero(rated & unseen)
     order = np.random.default_rng([seed, 20]).permutation(pool)
-    first = order[: max(10, round(seed_share * len(pool)))]
+    first = order[: max(10, round(settings.rounds_seed_share * len(pool)))]
     pool = np.setdiff1d(pool, first)
 
     known = np.full_like(opinions, np.nan)
     known[:, first] = opinions[:, first]
     base = np.full(opinions.shape[1:], MIDDLE) if base is None else base
-    work = Rounds(describe(inputs, seed), base, rule, pick, seed, known)
+    work = Rounds(describe(inputs, seed), base, settings.rule, settings.pick, seed, known)
 
     def revise(drafts: np.ndarray, at: np.ndarray, number: int) -> np.ndarray:
-        return revised_by(opinions[:, at], drafts, just_noticeable, seed * 100 + number)
+        return revised_by(opinions[:, at], drafts, settings.just_noticeable, seed * 100 + number)
 
     flat = np.round(np.nanmean(opinions[:, first], (0, 1)), 1)
-    parts, pseudo, effort = [only(own, _at(own, {inputs.ids[i] for i in [*first, *judged]}))], [], []
+    unaided = {inputs.ids[i] for i in [*first, *judged]}
+    parts, pseudo, effort = [only(own, [photo in unaided for photo in own["photo_id"].to_pylist()])], [], []
     before = work.draft(judged)
-    for number in range(1, rounds + 1):
-        at = work.next(pool, -(-len(pool) // (rounds + 1 - number)), number)
+    for number in range(1, settings.rounds + 1):
+        at = work.next(pool, -(-len(pool) // (settings.rounds + 1 - number)), number)
         drafts = work.draft(at)
         revised = revise(drafts, at, number)
         plain = np.broadcast_to(flat, drafts.shape)
@@ -189,17 +168,7 @@ def expert_labels(
             "have them review some: `physique review invite ID --role expert`"
         )
     if read_json(cohort / "cohort.json")["simulated"] and len(own):
-        found = review_rounds(
-            own,
-            inputs,
-            rounds=settings.rounds,
-            seed_share=settings.rounds_seed_share,
-            rule=settings.rule,
-            pick=settings.pick,
-            just_noticeable=settings.just_noticeable,
-            seed=seed,
-            base=base,
-        )
+        found = review_rounds(own, inputs, settings, seed, base)
     else:
         found = Reviewed(own, drafts, real_effort(said, drafts, there), {})
     return replace(found, labels=overlaid(found.labels, said))
@@ -216,12 +185,12 @@ def real_effort(said: pa.Table, drafts: pa.Table, rows: dict[str, int]) -> list[
     """Rows of the report: the effort of each round that real experts had."""
     found, experts = [], sorted(set(said["rater_id"].to_pylist()))
     for number in sorted(set(drafts["round"].to_pylist())):
-        shown = scores_of(only(drafts, [r == number for r in drafts["round"].to_pylist()]), rows).numpy()
+        shown = scores_of(only(drafts, [r == number for r in drafts["round"].to_pylist()]), rows).double().numpy()
         at = np.flatnonzero(np.isfinite(shown).any(1))
         mine = only(said, [r == number for r in said["round"].to_pylist()])
         if len(mine) and len(at):
-            revised = np.stack([scores_of(_of(mine, expert), rows).numpy()[at] for expert in experts])
-            found += effort_rows(shown[at].astype(float), revised.astype(float), None, None, number)
+            revised = scores_by(mine, experts, rows).double().numpy()[:, at]
+            found += effort_rows(shown[at], revised, None, None, number)
     return found
 
 
@@ -253,16 +222,11 @@ def effort_rows(
 
 def fall(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
     """Effort (E, n, 3) on the same photos: before, after, and how much less, with intervals over experts and photos."""
-
-    def over(values: np.ndarray) -> list[float]:
-        there = np.isfinite(values)
-        with np.errstate(invalid="ignore"):
-            mean = np.where(there, values, 0).sum(2) / np.where(there.any(2), there.sum(2), np.nan)
-        return list(crossed_interval(mean))
-
     if not before.size:
         return {}
-    return {"before": over(before), "after": over(after), "fall": over(before - after), "photos": before.shape[1]}
+    efforts = {"before": before, "after": after, "fall": before - after}
+    found = {name: list(crossed_interval(known_mean(effort, 2))) for name, effort in efforts.items()}
+    return found | {"photos": before.shape[1]}
 
 
 def label_table(photos: list[str], rater: str, scores: np.ndarray, origin: str, number: int) -> pa.Table:
@@ -274,11 +238,3 @@ def label_table(photos: list[str], rater: str, scores: np.ndarray, origin: str, 
         columns[name] = pa.array(scores[:, d], pa.float32(), from_pandas=True)
     columns |= {"origin": [origin] * len(photos), "round": [number] * len(photos), "at": [None] * len(photos)}
     return check(pa.table({name: pa.array(columns[name], LABELS.field(name).type) for name in LABELS.names}), "labels")
-
-
-def _of(labels: pa.Table, rater: str) -> pa.Table:
-    return only(labels, [r == rater for r in labels["rater_id"].to_pylist()])
-
-
-def _at(labels: pa.Table, photos: set[str]) -> list[bool]:
-    return [photo in photos for photo in labels["photo_id"].to_pylist()]

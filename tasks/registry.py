@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 PERSONAL = "physique-personal"
@@ -144,12 +143,11 @@ def describe_version(version: dict[str, Any], card: str, picture: bytes) -> None
     """Give a version of the current run its model card: as its description, and with a PNG among the run's artifacts."""
     import mlflow
     from mlflow import MlflowClient
+    from PIL import Image
 
     folder = f"cards/{version['name']}"
     mlflow.log_text(card, f"{folder}/card.md")
-    with TemporaryDirectory() as temporary:
-        (Path(temporary) / "card.png").write_bytes(picture)
-        mlflow.log_artifact(str(Path(temporary) / "card.png"), folder)
+    mlflow.log_image(Image.open(io.BytesIO(picture)), f"{folder}/card.png")
     if len(card) > DESCRIPTION:
         card = f"{card[: DESCRIPTION - 80]}…\n\nThe rest: {folder}/card.md of the run."
     MlflowClient().update_model_version(version["name"], version["version"], description=card)

@@ -15,14 +15,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from tasks.exchange.history import FOLDER, imported_labels
 from tasks.schemas import LABELS, check
 from tasks.tables import read_json, read_table, replaced_folder, write_json, write_table
 
 STORE = Path(".physique/reviews.db")
-IMPORTED = Path("data/imported")
+"""Of the review page, where PHYSIQUE_REVIEWS names no other."""
 
 
-def write_reviewed(out: Path = Path("data/reviews"), store: Path = STORE, imported: Path = IMPORTED) -> pa.Table:
+def write_reviewed(out: Path = Path("data/reviews"), store: Path = STORE, imported: Path = FOLDER) -> pa.Table:
     """Write out/labels.parquet and out/pseudo.parquet (LABELS), out/surveys.json; the labels.
 
     Per expert and photo the latest label counts, whichever way it came.
@@ -39,11 +40,7 @@ def write_reviewed(out: Path = Path("data/reviews"), store: Path = STORE, import
         drafts += [drafts_of(engine, number) for number, _ in rounds(engine)]
         surveys = surveys_of(engine)
         engine.dispose()
-    if imported.is_dir():
-        from tasks.exchange.history import imported_labels
-
-        labels.append(imported_labels(imported))
-    found = latest(pa.concat_tables(labels))
+    found = latest(pa.concat_tables([*labels, imported_labels(imported)]))
     with replaced_folder(out) as folder:
         write_table(check(found, "labels"), folder / "labels.parquet")
         write_table(check(pa.concat_tables(drafts), "labels"), folder / "pseudo.parquet")

@@ -19,11 +19,11 @@ import numpy as np
 
 from model.labeller import describe
 from tasks.experts import base_drafts
-from tasks.frame_data import read_inputs, scores_of
+from tasks.frame_data import read_inputs, scores_by, scores_of
 from tasks.labeller import LABELLER, Rounds, label_table
 from tasks.params import Params
 from tasks.splits import FIT, split_of
-from tasks.tables import only, read_table
+from tasks.tables import read_table
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -54,9 +54,9 @@ def advance(engine: Engine, cohort: Path, mesh: Path, embeddings: Path, params: 
     for number in (number for number, state in known.items() if state == "open"):
         progress = round_progress(engine, number)
         done, of = (sum(each[k] for each in progress.values()) for k in (0, 1))
-        if done < math.ceil(settings.enough * of):
+        wanted = math.ceil(settings.enough * of)
+        if done < wanted:
             waiting = ", ".join(f"{expert} {a}/{b}" for expert, (a, b) in sorted(progress.items()) if a < b)
-            wanted = math.ceil(settings.enough * of)
             return Step(f"round {number}: {done} of {of} reviewed, goes on at {wanted} ({waiting})")
         close_round(engine, number)
         said = f"round {number} is closed: {done} of {of} reviewed; "
@@ -87,9 +87,7 @@ def taught(
 
     labels, rows = read_table(cohort / "labels.parquet"), inputs.rows()
     fit = np.array([split_of(photo) == FIT for photo in inputs.ids])
-    who = labels["rater_id"].to_pylist()
-    known = np.stack([scores_of(only(labels, [w == expert for w in who]), rows).numpy() for expert in experts])
-    known = np.where(fit[None, :, None], known.astype(np.float64), np.nan)
+    known = np.where(fit[None, :, None], scores_by(labels, experts, rows).double().numpy(), np.nan)
     pool = fit & ~np.isfinite(known).any(2).all(0)
     settings = params.pretrain
     base = base_drafts(cohort / "photos", rows, settings, Path(".physique/drafts"))
@@ -99,8 +97,6 @@ def taught(
         at = np.array([rows[photo] for photo in drafts["photo_id"].to_pylist() if photo in rows], int)
         pool[at] = False
         if state == "closed" and len(at):
-            revised = revised_labels(engine, number)
-            who = revised["rater_id"].to_pylist()
-            scores = [scores_of(only(revised, [w == expert for w in who]), rows).numpy()[at] for expert in experts]
-            work.learn(at, scores_of(drafts, rows).numpy()[at].astype(np.float64), np.stack(scores).astype(np.float64))
+            revised = scores_by(revised_labels(engine, number), experts, rows).double().numpy()
+            work.learn(at, scores_of(drafts, rows).double().numpy()[at], revised[:, at])
     return work, np.flatnonzero(pool)

@@ -26,7 +26,7 @@ from model.physique_frame import FrameConfig, PhysiqueFrame
 from model.preference import WIDTH, survey_code
 from model.scores import DIMENSIONS
 from model.views import FrameInputs
-from tasks.frame_data import predict_all, read_inputs, scores_of
+from tasks.frame_data import predict_all, read_inputs, scores_by, scores_of
 from tasks.splits import FIT, VAL, split_of
 from tasks.tables import read_table, shard_paths, write_table
 
@@ -120,7 +120,8 @@ class Unit:
             self.optimiser.step()
             losses.append(loss.detach())
         self.epoch += 1
-        self.curve.append({"epoch": self.epoch, "loss": float(torch.stack(losses).mean()), "val": self.error()})
+        loss = float(torch.stack(losses).mean()) if losses else math.nan  # too few photos for these many workers
+        self.curve.append({"epoch": self.epoch, "loss": loss, "val": self.error()})
         if len(self.val_rows) and self.curve[-1]["val"] <= min(epoch["val"] for epoch in self.curve):
             self.best = {key: value.detach().cpu().clone() for key, value in self.frame.state_dict().items()}
 
@@ -167,7 +168,7 @@ class Unit:
         if self.best is not None:
             self.frame.load_state_dict(self.best)
         rated, file = set(config["dimensions"]), config["files"][self.name]
-        curve = [epoch | {"val": epoch["val"] if math.isfinite(epoch["val"]) else None} for epoch in self.curve]
+        curve = [{key: value if math.isfinite(value) else None for key, value in epoch.items()} for epoch in self.curve]
         about = {"rater": self.name, "survey": self.answers, "dimensions": sorted(rated), "curve": curve}
         if self.name == JOINT:  # nobody's: it speaks for whoever's survey it is given
             return save_frame(self.frame, kept / JOINT, JOINT, about)
@@ -191,9 +192,8 @@ def _labels(config: dict[str, Any], raters: list[str], inputs: FrameInputs) -> t
     table, rows = read_table(config["labels"]), inputs.rows()
     if not raters:
         return scores_of(table, rows)[:, None], None
-    who = table["rater_id"].to_pylist()
-    labels = torch.stack([scores_of(table.filter([w == rater for w in who]), rows) for rater in raters], 1)
-    if not config.get("preferences"):
+    labels = scores_by(table, raters, rows).transpose(0, 1)
+    if not config["preferences"]:
         return labels, None
     given = torch.full((len(inputs), len(raters), WIDTH), float("nan"))
     for row in read_table(config["preferences"], ["photo_id", "rater_id", "preference"]).to_pylist():
@@ -218,8 +218,12 @@ def jobs(config: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """Configs of the training jobs, in groups; those of a group may run at once, when the groups before are over."""
     if config["size"] != "full":
         return [[config]]
-    shared = [name for name in config["units"] if name in (GENERIC, JOINT)]
-    return [[config | {"units": [name]} for name in names] for names in (shared, config["units"][len(shared) :])]
+    return [[config | {"units": [name]} for name in wave] for wave in waves(config["units"])]
+
+
+def waves(units: list[str]) -> list[list[str]]:
+    """Models that belong to nobody, then those of experts, which may start from them."""
+    return [[name for name in units if (name in (GENERIC, JOINT)) == shared] for shared in (True, False)]
 
 
 def expert_loop(config: dict[str, Any]) -> None:
@@ -241,9 +245,8 @@ def expert_loop(config: dict[str, Any]) -> None:
     inputs = read_inputs(
         Path(config["mesh"]), Path(config["embeddings"]), frame, photos, Path(config["pixels"]), config["squash"]
     )
-    waves = [[name for name in config["units"] if (name in (GENERIC, JOINT)) == first] for first in (True, False)]
     mine, turns = [], []
-    for wave in waves:
+    for wave in waves(config["units"]):
         rows = [[name] * world for name in wave] if together else [wave[k : k + world] for k in range(0, len(wave), world)]
         for row in rows:
             epochs = max(unit_epochs(name, config) for name in row)

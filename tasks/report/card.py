@@ -8,6 +8,7 @@ one to beat, on the same photos. Intervals resample photos: they are about this 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,31 +20,27 @@ from tasks.report.words import label
 RESAMPLES = 1000
 
 
-def photo_interval(metric: Any, said: np.ndarray, rated: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+def photo_interval(metric: Any, said: np.ndarray, rated: np.ndarray) -> tuple[float, float, float]:
     """A metric of (N,) predictions with one rater's (N,) scores, and its interval over photos (value, lo, hi)."""
     use = np.isfinite(said) & np.isfinite(rated)
     said, rated = said[use], rated[use]
-    value = float(metric(said, rated)[0]) if len(said) else float("nan")
-    if not np.isfinite(value):
-        return (value, float("nan"), float("nan"))
-    rows = np.random.default_rng(seed).integers(0, len(said), (RESAMPLES, len(said)))
-    values = metric(said[rows], rated[rows])
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return (value, float("nan"), float("nan"))
-    return (value, *map(float, np.quantile(values, [0.025, 0.975])))
+    return _resampled(lambda rows: metric(said[rows], rated[rows]), len(said))
 
 
-def gain_interval(
-    said: np.ndarray, other: np.ndarray, rated: np.ndarray, seed: int = 0
-) -> tuple[float, float, float]:
+def gain_interval(said: np.ndarray, other: np.ndarray, rated: np.ndarray) -> tuple[float, float, float]:
     """How much more SRCC `said` has than `other` with the same (N,) scores, paired over photos (value, lo, hi)."""
     use = np.isfinite(said) & np.isfinite(other) & np.isfinite(rated)
-    pair = np.stack([said[use], other[use]])
-    return photo_interval(
-        lambda rows, scores: srcc(pair[0][rows.astype(int)], scores) - srcc(pair[1][rows.astype(int)], scores),
-        np.arange(use.sum()).astype(float), rated[use], seed,
-    )  # fmt: skip
+    said, other, rated = said[use], other[use], rated[use]
+    return _resampled(lambda rows: srcc(said[rows], rated[rows]) - srcc(other[rows], rated[rows]), len(said))
+
+
+def _resampled(value_of: Callable[[np.ndarray], np.ndarray], count: int) -> tuple[float, float, float]:
+    """Value of all `count` photos and its 95 % interval; value_of: (R, n) rows of photos → (R,) values."""
+    value = float(value_of(np.arange(count)[None])[0]) if count else np.nan
+    if not np.isfinite(value):
+        return (value, np.nan, np.nan)
+    values = value_of(np.random.default_rng(0).integers(0, count, (RESAMPLES, count)))
+    return (value, *map(float, np.nanquantile(values, [0.025, 0.975])))
 
 
 def measured(said: np.ndarray, generic: np.ndarray, rated: np.ndarray, dimensions: list[str]) -> list[dict[str, Any]]:

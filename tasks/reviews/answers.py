@@ -17,13 +17,12 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
-from sqlalchemy.dialects import postgresql, sqlite
 
 from model.scores import DIMENSIONS
 from tasks.reviews.payloads import Conflict, NotYours, Refused, checked
 from tasks.reviews.people import Person
 from tasks.reviews.replay import counting
-from tasks.reviews.store import now, writing
+from tasks.reviews.store import insert, now, writing
 from tasks.reviews.tables import ANSWERS, DRAFTS, OFFERS, REVIEWERS, ROUNDS
 from tasks.surveys import Survey, load_survey
 
@@ -137,9 +136,8 @@ def save(engine: Engine, person: Person, key: str, kind: str, payload: dict, sur
             "posted_sha256": posted,
             "at": at,
         }
-        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        once = insert(ANSWERS).values(row).on_conflict_do_nothing(index_elements=["key"]).returning(ANSWERS.c.id)
-        if connection.scalar(once) is None:
+        once = insert(connection)(ANSWERS).values(row).on_conflict_do_nothing(index_elements=["key"])
+        if connection.scalar(once.returning(ANSWERS.c.id)) is None:
             known = _known(connection, key, posted)
             assert known, "an answer is never removed"
             return known

@@ -15,13 +15,12 @@ from datetime import datetime
 import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy import Engine
-from sqlalchemy.dialects import postgresql, sqlite
 
 from model.scores import DIMENSIONS
 from tasks.intake.quarantine import BadInput
 from tasks.reviews.people import check_id
 from tasks.reviews.replay import counting
-from tasks.reviews.store import now, writing
+from tasks.reviews.store import insert, now, writing
 from tasks.reviews.tables import DRAFTS, OFFERS, REVIEWERS, ROUNDS
 from tasks.schemas import LABELS, check
 
@@ -54,7 +53,7 @@ def open_round(engine: Engine, number: int, drafts: pa.Table, experts: list[str]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     with writing(engine) as connection:
         # Whoever comes second waits here for the first one's commit, then sees its round.
-        first = _insert(connection)(ROUNDS).values(number=number, content_sha256=digest, opened_at=now())
+        first = insert(connection)(ROUNDS).values(number=number, content_sha256=digest, opened_at=now())
         if connection.scalar(first.on_conflict_do_nothing().returning(ROUNDS.c.number)):
             connection.execute(DRAFTS.insert(), [_draft(row, place) for place, row in enumerate(rows)])
             connection.execute(REVIEWERS.insert(), [{"round": number, "person_id": person} for person in people])
@@ -88,7 +87,7 @@ def offer(engine: Engine, user_id: str, predictions: pa.Table, model_version: st
     rows = [{name: row[name] for name in asked} | about for row in scored]
     if rows:
         with writing(engine) as connection:
-            connection.execute(_insert(connection)(OFFERS).on_conflict_do_nothing(), rows)
+            connection.execute(insert(connection)(OFFERS).on_conflict_do_nothing(), rows)
 
 
 def rounds(engine: Engine) -> list[tuple[int, str]]:
@@ -130,8 +129,3 @@ def drafts_of(engine: Engine, number: int) -> pa.Table:
             for row in found
         ]
     return check(pa.Table.from_pylist(rows, schema=LABELS), "labels")
-
-
-def _insert(connection: sa.Connection):
-    """The INSERT of this database that knows ON CONFLICT."""
-    return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert

@@ -16,14 +16,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tasks.intake.quarantine import BadInput
+from tasks.reviewed import STORE
 
-DEFAULT = "sqlite:///.physique/reviews.db"
+DEFAULT = f"sqlite:///{STORE}"
 BUSY_SECONDS = 30
 _LOCK = 5_270_914  # any number; who migrates on Postgres holds it
 
@@ -62,6 +65,11 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that writes; on SQLite it takes the writer's lock at once, so that it never has to give up midway."""
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         yield connection
+
+
+def insert(connection: Connection) -> Any:
+    """The INSERT of this database that knows ON CONFLICT."""
+    return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
 
 
 def now() -> str:

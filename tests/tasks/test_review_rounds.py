@@ -8,6 +8,7 @@ import torch
 
 from model.views import FrameInputs
 from tasks.labeller import PICKS, RULES, Rounds, effort_rows, fall, label_table, review_rounds
+from tasks.params import Pretrain, load_params
 from tasks.splits import FIT, TEST, VAL, split_of
 
 EXPERTS = ("expert-a", "expert-b")
@@ -40,10 +41,15 @@ def own(inputs):
     return pa.concat_tables(tables)
 
 
+def settings(**changes) -> Pretrain:
+    usual = {"rounds_seed_share": 0.2, "just_noticeable": 0.7, "pick": "random"}
+    return load_params().changed(pretrain=usual | changes).pretrain
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("pick", PICKS)
 def test_every_label_is_there_once_and_every_photo_is_drafted_once(inputs, own, rule, pick):
-    found = review_rounds(own, inputs, rounds=3, seed_share=0.2, rule=rule, pick=pick, just_noticeable=0.7, seed=5)
+    found = review_rounds(own, inputs, settings(rounds=3, rule=rule, pick=pick), seed=5)
     pairs = list(zip(found.labels["photo_id"].to_pylist(), found.labels["rater_id"].to_pylist()))
     assert sorted(pairs) == sorted(zip(own["photo_id"].to_pylist(), own["rater_id"].to_pylist()))
     assert found.pseudo["photo_id"].to_pylist() == list(dict.fromkeys(found.pseudo["photo_id"].to_pylist()))
@@ -58,13 +64,13 @@ def test_every_label_is_there_once_and_every_photo_is_drafted_once(inputs, own, 
 
 
 def test_without_noticing_nothing_is_revised_and_no_effort_is_made(inputs, own):
-    found = review_rounds(own, inputs, rounds=2, seed_share=0.2, rule="none", pick="random", just_noticeable=1e9, seed=5)
+    found = review_rounds(own, inputs, settings(rounds=2, rule="none", just_noticeable=1e9), seed=5)
     assert all(row["change"][0] == 0 and row["changed"] == 0 for row in found.effort)
     assert found.fall["fall"] == [0, 0, 0]
 
 
 def test_a_rule_that_never_learns_never_falls(inputs, own):
-    found = review_rounds(own, inputs, rounds=3, seed_share=0.2, rule="none", pick="random", just_noticeable=0.7, seed=5)
+    found = review_rounds(own, inputs, settings(rounds=3, rule="none"), seed=5)
     assert found.fall["fall"] == [0, 0, 0] and found.fall["before"] == found.fall["after"]
 
 
