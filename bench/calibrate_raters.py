@@ -132,7 +132,7 @@ def main() -> None:
         for count in COUNTS:
             gains = []
             for _ in range(3):
-                mean, _ = personal.posterior(prior, prior.mean.expand(len(late), -1, -1), stats(late, count))
+                mean, *_ = personal.posterior(prior, prior.mean.expand(len(late), -1, -1), stats(late, count))
                 scores = torch.einsum("np,up->un", phi[:, d], mean[:, d]).numpy()
                 gains.append(metrics.srcc(scores, target) - generic)
             middle, lo, hi = metrics.interval(np.mean(gains, 0), seed=0)

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from model import gate, personal
 from model.basis import Basis
-from model.personal import Prior, Stats
+from model.personal import Posterior, Prior, Stats
 from model.scores import DIMENSIONS, SCALE
 from model.selection import Selection, Survey
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -41,7 +41,8 @@ class Bank:
 
     users: ids, in order. surveys: their answers. judged (U,) bool: not among the users the prior was fitted on.
     expert (U,) index into `basis.experts`, expert_probability (U, E). prior_mean (U, D, P): the user's own prior.
-    weights, previous (U, D, P) and cov, previous_cov (U, D, P, P) float32: served entry and the one before.
+    weights, previous (U, D, P), cov, previous_cov (U, D, P, P) float32 and noise, previous_noise (U, D): served entry
+    and the one before.
     stats: all fitted ratings, decayed. ratings (U, D): how many, undecayed. gain, gain_variance (U, D): what the
     gate knows of the entry against the prior. reason (U, D): index into `gate.REASONS`. version (U,): promotions
     so far, 0 = the prior is served. round: nights behind this bank.
@@ -58,8 +59,10 @@ class Bank:
     prior_mean: Tensor
     weights: Tensor
     cov: Tensor
+    noise: Tensor
     previous: Tensor
     previous_cov: Tensor
+    previous_noise: Tensor
     stats: Stats
     ratings: Tensor
     gain: Tensor
@@ -84,14 +87,14 @@ class Bank:
         phi = self.basis.phi(predictions, fused)
         known = user_index >= 0
         row = user_index.clamp_min(0)
-        stranger = self.prior.mean
+        stranger = personal.unrated(self.prior, self.prior.mean[None])
         if len(self.users):
-            weights = torch.where(known[:, None, None], self.weights[row], stranger)
-            cov = torch.where(known[:, None, None, None], self.cov[row].to(torch.float64), self.prior.cov)
+            weights = torch.where(known[:, None, None], self.weights[row], stranger.mean)
+            cov = torch.where(known[:, None, None, None], self.cov[row].to(torch.float64), stranger.cov)
+            noise = torch.where(known[:, None], self.noise[row], stranger.noise)
         else:
-            weights = stranger.expand(len(phi), -1, -1)
-            cov = self.prior.cov.expand(len(phi), -1, -1, -1)
-        scores, sd = personal.predict(phi, weights, cov, self.prior.noise)
+            weights, cov, noise = (part.expand(len(phi), *part.shape[1:]) for part in stranger)
+        scores, sd = personal.predict(phi, weights, cov, noise)
         nobody = self.prior.users == 0
         if clip:
             scores = scores.clamp(*SCALE)
@@ -127,17 +130,20 @@ class Bank:
         for name, value in own.items():
             value[rows] = others[name]
 
-    def promote(self, promoted: Tensor, weights: Tensor, cov: Tensor) -> None:
-        """Serve `weights`, `cov` where promoted (U, D) is true; what was served before is kept for rollback."""
+    def promote(self, promoted: Tensor, found: Posterior) -> None:
+        """Serve what was `found` where promoted (U, D) is true; what was served before is kept for rollback."""
         any_of = promoted.any(1)
         self.previous[any_of], self.previous_cov[any_of] = self.weights[any_of], self.cov[any_of]
-        self.weights = torch.where(promoted[..., None], weights, self.weights)
-        self.cov = torch.where(promoted[..., None, None], cov.to(self.cov.dtype), self.cov)
+        self.previous_noise[any_of] = self.noise[any_of]
+        self.weights = torch.where(promoted[..., None], found.mean, self.weights)
+        self.cov = torch.where(promoted[..., None, None], found.cov.to(self.cov.dtype), self.cov)
+        self.noise = torch.where(promoted, found.noise, self.noise)
         self.version = self.version + any_of.to(self.version.dtype)
 
     def rollback(self, rows: Tensor) -> None:
         """Serve the entry before the last promotion again (rows: indices of users); statistics stay."""
         self.weights[rows], self.cov[rows] = self.previous[rows], self.previous_cov[rows]
+        self.noise[rows] = self.previous_noise[rows]
         self.version[rows] = (self.version[rows] - 1).clamp_min(0)
 
     def arrays(self) -> dict[str, Tensor]:
@@ -181,9 +187,10 @@ class Bank:
 
 
 _PER_USER = (
-    "judged", "expert", "expert_probability", "prior_mean", "weights", "cov", "previous", "previous_cov",
-    "ratings", "gain", "gain_variance", "reason", "version",
+    "judged", "expert", "expert_probability", "prior_mean", "weights", "cov", "noise", "previous", "previous_cov",
+    "previous_noise", "ratings", "gain", "gain_variance", "reason", "version",
 )  # fmt: skip
+PRIOR = ("mean", "cov", "noise", "kappa", "users", "scales", "shares")
 _BASIS = ("centre", "rotation", "rated", "fused_centre", "fused_rotation")
 _SELECTION = ("weights", "points", "noise", "prior_mean", "prior_var", "average")
 
@@ -225,8 +232,8 @@ def start_bank(
     count, dimensions, size = len(users), len(prior.noise), basis.size
     stats = personal.no_stats(count, dimensions, size)
     expert, probability = selection.choose(surveys, stats)
-    own = prior.of(selection.shift(surveys))
-    cov = prior.cov.expand(count, -1, -1, -1).to(torch.float32).clone()
+    served = personal.unrated(prior, prior.of(selection.shift(surveys)))
+    own, cov = served.mean, served.cov.to(torch.float32)
     nothing = gate.no_evidence(count, dimensions)
     return Bank(
         basis=basis,
@@ -239,9 +246,11 @@ def start_bank(
         expert_probability=probability,
         prior_mean=own.clone(),
         weights=own.clone(),
-        cov=cov,
+        cov=cov.clone(),
+        noise=served.noise.clone(),
         previous=own.clone(),
         previous_cov=cov.clone(),
+        previous_noise=served.noise.clone(),
         stats=stats,
         ratings=torch.zeros(count, dimensions, dtype=torch.long),
         gain=nothing.gain,
@@ -262,7 +271,7 @@ def load_bank(folder: Path) -> Bank:
     tensors = load_file(folder / "bank.safetensors")
     survey = Survey(about["survey"]["categories"], {k: (v[0], v[1]) for k, v in about["survey"]["numbers"].items()})
     basis = Basis(tuple(about["models"]), **{name: tensors[f"basis.{name}"] for name in _BASIS})
-    prior = Prior(**{n: tensors[f"prior.{n}"] for n in ("mean", "cov", "noise", "kappa", "users")})
+    prior = Prior(**{n: tensors[f"prior.{n}"] for n in PRIOR})
     selection = Selection(
         survey=survey,
         temper=about["temper"],

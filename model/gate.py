@@ -78,8 +78,8 @@ def weigh(
 ) -> list[Evidence]:
     """Evidence for a candidate against each rival, on the ratings given (all of them part of the candidate's fit).
 
-    phi (R, D, P), y (R, D) NaN = not rated, user (R,) index; candidate mean (U, D, P) and cov (U, D, P, P), noise
-    (D,); rivals: list of weights (U, D, P) that have not seen these ratings.
+    phi (R, D, P), y (R, D) NaN = not rated, user (R,) index; candidate mean (U, D, P), cov (U, D, P, P)
+    and noise (U, D) (`personal.Posterior`); rivals: list of weights (U, D, P) that have not seen these ratings.
     """
     users, dimensions = mean.shape[:2]
     results = [no_evidence(users, dimensions) for _ in rivals]
@@ -95,7 +95,7 @@ def weigh(
             rows = known[table[part, :width]]
             f = torch.where(mask[..., None], phi[rows, d], 0.0)
             r = torch.where(mask, y[rows, d], 0.0)
-            rights = _concordances(f, r, mask, mean[part, d], cov[part, d], noise[d], [v[part, d] for v in rivals])
+            rights = _concordances(f, r, mask, mean[part, d], cov[part, d], noise[part, d], [v[part, d] for v in rivals])
             far = (r[:, :, None] - r[:, None, :]).abs() * mask[:, :, None] * mask[:, None, :]
             total = far.sum((1, 2))
             n = mask.sum(1).to(torch.float64)
@@ -115,7 +115,7 @@ def weigh(
 
 def _concordances(f, r, mask, mean, cov, noise, rivals) -> list[Tensor]:
     """(users, R, R) per rival: candidate's order of a pair right (½ when tied, else 0/1) minus the rival's."""
-    hat = f @ cov @ f.transpose(1, 2) / noise
+    hat = f @ cov @ f.transpose(1, 2) / noise[:, None, None]
     error = r - (f @ mean[..., None])[..., 0]
     free = 1 - hat.diagonal(dim1=1, dim2=2)
     # Both ratings i, j left out: e = (I - H_ij)⁻¹ (e_i, e_j)

@@ -182,7 +182,7 @@ def learning_curve(
             pick = by_user[torch.from_numpy(first < count)]
             stats = personal.sufficient(phi[given.photo[pick]], given.y[pick], who[pick], len(users))
             expert, _ = bank.selection.choose(surveys, stats)
-            weights, _ = personal.posterior(bank.prior, own_prior, stats)
+            weights, *_ = personal.posterior(bank.prior, own_prior, stats)
             chosen = scores[:, column[expert].numpy()].transpose(1, 0, 2)
             values["personal"].append(_srcc(_score(bank, phi, weights), rated))
             values["selected expert"].append(_srcc(chosen, rated))

@@ -126,20 +126,20 @@ def finetune(
     part.stats = personal.sufficient(f, own.y, own.user, len(rows))
     part.ratings = part.stats.n.round().to(torch.long)
     part.expert, part.expert_probability = selection.choose(part.surveys, part.stats)
-    mean, cov = personal.posterior(prior, part.prior_mean, part.stats)
-    (against,) = gate.weigh(f, own.y, own.user, mean, cov, prior.noise, [part.prior_mean])
-    parts = team.gather((rows, part, mean, cov, against))
+    found = personal.posterior(prior, part.prior_mean, part.stats)
+    (against,) = gate.weigh(f, own.y, own.user, *found, [part.prior_mean])
+    parts = team.gather((rows, part, found, against))
     if parts is None:
         return None
     order = torch.argsort(torch.tensor([row for piece in parts for row in piece[0]], dtype=torch.long))
     bank = joined([piece[1] for piece in parts]).take(order.tolist())
-    mean, cov = (torch.cat([piece[k] for piece in parts])[order] for k in (2, 3))
-    against = gate.stacked([piece[4] for piece in parts], order)
+    found = personal.stacked([piece[2] for piece in parts], order)
+    against = gate.stacked([piece[3] for piece in parts], order)
     promoted, bank.reason = gate.decide(
         against, against, confidence=config.get("confidence", 0.7), min_ratings=config.get("min_ratings", 5)
     )
     bank.gain, bank.gain_variance = against.gain, against.variance
-    bank.promote(promoted, mean, cov)
+    bank.promote(promoted, found)
     bank.about = {"stage": "finetune", "em_iterations": done, "log_evidence": now}
     return bank
 
@@ -220,18 +220,19 @@ def night(
     part.stats = part.stats.decayed(kept) + new
     part.ratings = part.ratings + new.n.round().to(torch.long)
     part.expert, part.expert_probability = bank.selection.choose(part.surveys, part.stats)
-    mean, cov = personal.posterior(bank.prior, part.prior_mean, part.stats)
-    current, tonight = gate.weigh(phi, own.y, own.user, mean, cov, bank.prior.noise, [part.weights, part.prior_mean])
+    found = personal.posterior(bank.prior, part.prior_mean, part.stats)
+    current, tonight = gate.weigh(phi, own.y, own.user, *found, [part.weights, part.prior_mean])
     # What earlier nights found counts as much as the ratings they rest on still do.
     earlier = Evidence(part.gain, part.gain_variance / kept, part.ratings - new.n)
     prior = tonight.combined(earlier)
-    parts = team.gather((mine, part, mean, cov, current, prior, weight, new.n))
+    parts = team.gather((mine, part, found, current, prior, weight, new.n))
     if parts is None:
         return None
     order = torch.argsort(torch.tensor([row for piece in parts for row in piece[0]], dtype=torch.long))
     part = joined([piece[1] for piece in parts]).take(order.tolist())
-    mean, cov, weight, count = (torch.cat([piece[k] for piece in parts])[order] for k in (2, 3, 6, 7))
-    current, prior = (gate.stacked([piece[k] for piece in parts], order) for k in (4, 5))
+    found = personal.stacked([piece[2] for piece in parts], order)
+    current, prior = (gate.stacked([piece[k] for piece in parts], order) for k in (3, 4))
+    weight, count = (torch.cat([piece[k] for piece in parts])[order] for k in (5, 6))
     promoted, part.reason = gate.decide(
         current,
         prior,
@@ -240,7 +241,7 @@ def night(
         news=count > 0,
     )
     part.gain, part.gain_variance = prior.gain, prior.variance
-    part.promote(promoted, mean, cov)
+    part.promote(promoted, found)
     bank = bank.take(list(range(len(bank.users))))  # the bank that came in stays as it is
     bank.put(touched, part)
     bank.round += 1

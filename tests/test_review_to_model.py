@@ -97,7 +97,7 @@ def test_what_an_expert_reviews_in_a_browser_becomes_a_registered_model(reviewin
                 if place == 5:
                     page.reload()
                     page.wait_for_selector("#review:not([hidden])")
-            page.wait_for_selector("#end:not([hidden])")
+            page.locator("#endtitle", has_text="Thank you").wait_for()
             browser.close()
     finally:
         server.terminate()

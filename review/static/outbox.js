@@ -65,6 +65,7 @@ async function post(name, answer) {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(answer),
       signal: AbortSignal.timeout(20000),
+      keepalive: true, // the last answer arrives even if the page is closed at once
     });
   } catch {
     return later("offline");

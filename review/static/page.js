@@ -72,6 +72,7 @@ function tell(name, about) {
   state = [name, about];
   $("state").textContent = word(name, { n: about.waiting });
   $("state").dataset.is = name;
+  if (desk.surveyed && desk.steps.length && !$("end").hidden) finish();
 }
 
 function notice(text) {
@@ -97,10 +98,7 @@ function show() {
     return pane("survey");
   }
   if (!desk.steps.length) return ending("emptyTitle", word("emptyText"), false);
-  if (location.hash === "#end") {
-    const left = photos.length - ready;
-    return left ? ending("leftTitle", word("leftText", { n: left }), true) : ending("endTitle", word("endText"), true);
-  }
+  if (location.hash === "#end") return finish();
   const asked = Number(location.hash.slice(1));
   if (!Number.isInteger(asked) || asked < 1 || asked > desk.steps.length) {
     const open = desk.steps.findIndex((each) => !done(each));
@@ -117,6 +115,15 @@ function pane(name) {
   const changed = $(name).hidden;
   for (const each of PANES) $(each).hidden = each !== name;
   if (changed) scrollTo(0, 0);
+}
+
+// "All done" only when the server has every answer: whoever reads it closes the page.
+function finish() {
+  const left = desk.steps.filter((each) => each.item && !done(each)).length;
+  const unsent = outbox.waiting().length;
+  if (left) ending("leftTitle", word("leftText", { n: left }), true);
+  else if (unsent) ending("sendingTitle", word("sendingText", { n: unsent }), true);
+  else ending("endTitle", word("endText"), true);
 }
 
 function ending(title, text, again) {

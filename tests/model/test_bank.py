@@ -27,11 +27,11 @@ def bank():
     prior = personal.fit_prior(stats, basis.generic_weights(), iterations=5)
     bank = start_bank(basis, prior, selection, [f"u{i}" for i in range(10)], surveys)
     bank.stats = stats
-    mean, cov = personal.posterior(prior, bank.prior_mean, stats)
+    found = personal.posterior(prior, bank.prior_mean, stats)
     promoted = torch.zeros(10, D, dtype=torch.bool)
     promoted[:6, 0] = True
-    bank.promote(promoted, mean, cov)
-    return bank, predictions, fused, mean
+    bank.promote(promoted, found)
+    return bank, predictions, fused, found.mean
 
 
 def test_comes_back_from_disk_as_it_was(bank, tmp_path):

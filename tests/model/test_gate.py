@@ -41,13 +41,13 @@ def a_night(users: int, new: int, real: float, seed: int, stored: int = 30):
     start = prior.mean.expand(users, -1, -1)
     phi, y, user = rate(taste, stored)
     old = personal.sufficient(phi, y, user, users)
-    current, cov_now = personal.posterior(prior, start, old)
-    (earlier,) = gate.weigh(phi, y, user, current, cov_now, prior.noise, [start])
+    current = personal.posterior(prior, start, old)
+    (earlier,) = gate.weigh(phi, y, user, *current, [start])
     phi, y, user = rate(later, new, pure_noise=real == 0)
     keep = 0.2 if real else 1.0
     stats = old.decayed(torch.full_like(old.n, keep)) + personal.sufficient(phi, y, user, users)
-    candidate, cov_then = personal.posterior(prior, start, stats)
-    now, against_prior = gate.weigh(phi, y, user, candidate, cov_then, prior.noise, [current, start])
+    candidate = personal.posterior(prior, start, stats)
+    now, against_prior = gate.weigh(phi, y, user, *candidate, [current.mean, start])
     probe = rng.normal(size=(400, P))
     score = lambda w: probe @ w[:, 0].numpy().T  # noqa: E731
     truth = probe @ later.T
@@ -55,7 +55,7 @@ def a_night(users: int, new: int, real: float, seed: int, stored: int = 30):
     def agreement(values):
         return np.array([np.corrcoef(values[:, u], truth[:, u])[0, 1] for u in range(users)])
 
-    gain = agreement(score(candidate)) - agreement(score(current))
+    gain = agreement(score(candidate.mean)) - agreement(score(current.mean))
     earlier.variance /= keep
     return now, against_prior.combined(earlier), gain
 
@@ -91,15 +91,15 @@ def test_leave_two_out_is_exact():
     )  # fmt: skip
     user = torch.zeros(n, dtype=torch.long)
     start = prior.mean[None]
-    mean, cov = personal.posterior(prior, start, personal.sufficient(phi, y, user, 1))
+    found = personal.posterior(prior, start, personal.sufficient(phi, y, user, 1))
     rival = torch.tensor(rng.normal(size=(1, 1, P)))
-    (evidence,) = gate.weigh(phi, y, user, mean, cov, prior.noise, [rival])
+    (evidence,) = gate.weigh(phi, y, user, *found, [rival])
     total = weight = 0.0
     for i in range(n):
         for j in range(i):
             rest = [k for k in range(n) if k not in (i, j)]
             stats = personal.sufficient(phi[rest], y[rest], user[rest], 1)
-            without, _ = personal.posterior(prior, start, stats)
+            without, *_ = personal.posterior(prior, start, stats)
             order = np.sign((y[i] - y[j]).item())
             ours, theirs = (order * np.sign(((phi[i] - phi[j]) * w[0]).sum().item()) for w in (without, rival))
             total += abs((y[i] - y[j]).item()) * (ours - theirs) / 2

@@ -39,7 +39,7 @@ def test_posterior_equals_direct_solve(cohort):
     phi, y, user = cohort
     prior = some_prior()
     stats = personal.sufficient(phi, y, user, 60)
-    mean, cov = personal.posterior(prior, prior.mean.expand(60, -1, -1), stats)
+    mean, cov, _ = personal.posterior(prior, prior.mean.expand(60, -1, -1), stats)
     for u, d in ((0, 0), (31, 1), (59, 0)):
         mine = (user == u) & ~y[:, d].isnan()
         f, r = phi[mine, d].numpy(), y[mine, d].numpy()
@@ -77,15 +77,15 @@ def test_decay_makes_old_ratings_count_less_and_the_posterior_wider(cohort):
     phi, y, user = cohort
     prior, stats = some_prior(), personal.sufficient(phi, y, user, 60)
     own = prior.mean.expand(60, -1, -1)
-    _, sharp = personal.posterior(prior, own, stats)
-    _, wide = personal.posterior(prior, own, stats.decayed(torch.full_like(stats.n, 0.1)))
+    _, sharp, _ = personal.posterior(prior, own, stats)
+    _, wide, _ = personal.posterior(prior, own, stats.decayed(torch.full_like(stats.n, 0.1)))
     traces = [c[:, :2].diagonal(dim1=-2, dim2=-1).sum(-1) for c in (sharp, wide)]
     assert (traces[1] > traces[0]).all()
 
 
 def test_zero_ratings_give_the_prior(cohort):
     prior = some_prior()
-    mean, cov = personal.posterior(prior, prior.mean.expand(2, -1, -1), personal.no_stats(2, D, P))
+    mean, cov, _ = personal.posterior(prior, prior.mean.expand(2, -1, -1), personal.no_stats(2, D, P))
     torch.testing.assert_close(mean, prior.mean.expand(2, -1, -1))
     torch.testing.assert_close(cov, prior.cov.expand(2, -1, -1, -1))
 
@@ -146,7 +146,7 @@ def test_holds_back_with_few_users_to_learn_from():
 
     new, _, _, truth = known_users(300, seed=4, each=5)
     start = cautious.mean.expand(300, -1, -1)
-    mean, _ = personal.posterior(cautious, start, new)
+    mean, *_ = personal.posterior(cautious, start, new)
     target = torch.tensor(truth)
     error = ((mean[:, 0] - target) ** 2)[:, 1:].sum(1)
     impersonal = ((start[:, 0] - target) ** 2)[:, 1:].sum(1)
@@ -202,3 +202,64 @@ def test_population_mean_is_the_generic_model_unless_left_out_photos_say_otherwi
     mean = personal.population_mean(phi, other, raters, base)
     np.testing.assert_allclose(mean[:2, 2], 1.5, atol=0.4)
     assert torch.equal(mean[2], base[2])
+
+
+def scaled_prior() -> personal.Prior:
+    prior = some_prior()
+    scales, shares = torch.tensor([[0.5, 1.0, 2.0]] * D).double(), torch.tensor([[0.5, 0.25, 0.25]] * D).double()
+    scales = scales / (scales * shares).sum(1, keepdim=True)
+    return personal.Prior(prior.mean, prior.cov, prior.noise, prior.kappa, prior.users, scales, shares)
+
+
+def test_scale_use_equals_the_mixture_summed_by_hand(cohort):
+    """For every scale the ratings are Gaussian: their densities, means and covariances, weighed and summed."""
+    phi, y, user = cohort
+    prior, level = scaled_prior(), torch.zeros(D, P, dtype=torch.float64)
+    level[:, 0] = prior.mean[:, 0]
+    stats = personal.sufficient(phi, y, user, 60)
+    own = prior.mean.expand(60, -1, -1)
+    found, loglik = personal.posterior(prior, own, stats), personal.evidence(prior, own, stats)
+    mine = (user == 7) & ~y[:, 1].isnan()
+    f, r = phi[mine, 1], y[mine, 1]
+    logs, means, covs = [], [], []
+    for s, share in zip(prior.scales[1], prior.shares[1]):
+        mean, cov, noise = level[1] + s * (prior.mean[1] - level[1]), s**2 * prior.cov[1], s**2 * prior.noise[1]
+        spread = f @ cov @ f.T + noise * torch.eye(len(f), dtype=torch.float64)
+        logs.append(share.log() + torch.distributions.MultivariateNormal(f @ mean, spread).log_prob(r))
+        gain = cov @ f.T @ torch.linalg.inv(spread)
+        means.append(mean + gain @ (r - f @ mean))
+        covs.append(cov - gain @ f @ cov)
+    belief = torch.softmax(torch.stack(logs), 0)
+    expected = sum(p * m for p, m in zip(belief, means))
+    second = sum(p * (c + torch.outer(m, m)) for p, m, c in zip(belief, means, covs))
+    assert loglik[7, 1].item() == pytest.approx(torch.logsumexp(torch.stack(logs), 0).item(), abs=1e-8)
+    torch.testing.assert_close(found.mean[7, 1], expected)
+    torch.testing.assert_close(found.cov[7, 1], second - torch.outer(expected, expected), atol=1e-9, rtol=1e-9)
+    assert found.noise[7, 1].item() == pytest.approx(float((belief * prior.scales[1] ** 2).sum() * prior.noise[1]))
+
+
+def test_scale_use_is_learned_and_helps():
+    """Half the users spread their scores three times as widely as the others: the grid says so, predictions gain by it."""
+    stats, _, _, weights = known_users(600, seed=8, each=12)
+    wide = torch.where(torch.arange(600) % 2 == 0, 1.5, 0.5).double()[:, None]
+    level = 5.0
+    a, b = stats.A[..., 0], stats.b  # y → level + s (y - level), in terms of the sums
+    moved = personal.Stats(stats.A, b.clone(), stats.yy.clone(), stats.n)
+    moved.b = level * a + wide[..., None] * (b - level * a)
+    about = stats.yy - 2 * level * b[..., 0] + level**2 * stats.n
+    moved.yy = wide**2 * about + 2 * level * moved.b[..., 0] - level**2 * stats.n
+    base = torch.zeros(D, 4, dtype=torch.float64)
+    base[0, 0] = level
+    learned, alike = personal.fit_prior(moved, base), personal.fit_prior(moved, base, scales=torch.ones(1).double())
+    spread = (learned.shares[0] * (learned.scales[0] - 1) ** 2).sum().sqrt().item()
+    assert (learned.shares * learned.scales).sum(1).tolist() == pytest.approx([1.0] * D)
+    assert 0.3 < spread < 0.7, "the truth is 0.5"
+    assert personal.evidence(learned, learned.mean.expand(600, -1, -1), moved)[:, 0].mean() > 0.3 + (
+        personal.evidence(alike, alike.mean.expand(600, -1, -1), moved)[:, 0].mean()
+    )
+    truth = torch.tensor(weights) * wide + (1 - wide) * torch.tensor([level, 0, 0, 0]).double()
+    error = [
+        (personal.posterior(p, p.mean.expand(600, -1, -1), moved).mean[:, 0] - truth).square().sum(1).mean().item()
+        for p in (learned, alike)
+    ]
+    assert error[0] < 0.97 * error[1]
