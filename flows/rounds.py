@@ -24,12 +24,17 @@ def look(cohort: str = "data/cohort", mesh: str = "data/mesh", embeddings: str =
 
 
 @flow
-def rounds(cohort: str = "data/cohort", mesh: str = "data/mesh", embeddings: str = "data/embeddings") -> str:
-    """Look; train when the last round is closed."""
+def rounds(
+    cohort: str = "data/cohort",
+    mesh: str = "data/mesh",
+    embeddings: str = "data/embeddings",
+    target: str = "evaluate",
+) -> str:
+    """Look; when the last round is closed, run the pipeline up to the stage `target`."""
     step = look(cohort, mesh, embeddings)
     publish("rounds", f"# Review rounds\n\n{step.said}")
     if step.over:
-        pipeline(target="evaluate")
+        pipeline(target=target)
     return step.said
 
 

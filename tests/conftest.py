@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 SMALL = {
-    "mannequins": {"photos": 90, "users": 40, "ratings_per_user": 50, "feedback_per_user": 10, "judging_per_user": 10},
+    "mannequins": {"photos": 90, "experts": 3, "users": 40, "ratings_per_user": 50, "feedback_per_user": 10, "judging_per_user": 10},
     "meshnet": {"crops": 128, "held_out": 64, "epochs": 1},
     "mesh": {"shard": 30},
     "embed": {"shard": 45},
-    "pretrain": {"epochs": 10},
+    "pretrain": {"rounds": 2, "epochs": 6, "own_epochs": 4},
     "finetune": {"iterations": 10},
     "evaluate": {"counts": [0, 5, 10], "repeats": 1, "bootstrap": 200},
 }
@@ -78,10 +78,16 @@ class Checkout:
         self.environment |= {"PREFECT_API_URL": found["prefect"], "RAY_ADDRESS": found["ray"]}
         return keeper
 
-    def run(self, *words: str, ok: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+    def say(self, code: str) -> str:
+        """What lines of Python print in the checkout."""
+        return self.run(code, how="-c").stdout
+
+    def run(
+        self, *words: str, ok: bool = True, timeout: float = 900, how: str = "-m"
+    ) -> subprocess.CompletedProcess[str]:
         """Run a Python module with its words in the checkout; fails with its output unless `ok` is False."""
         done = subprocess.run(
-            [sys.executable, "-m", *words],
+            [sys.executable, how, *words],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
