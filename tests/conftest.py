@@ -28,6 +28,16 @@ SMALL = {
 }
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `-n 2`: what shares something that takes long to make stays with one worker, and the checkout begins at once."""
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        group = next((name for name in ("checkout", "official") if name in names), item.path.name)
+        item.add_marker(pytest.mark.xdist_group(group))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: "checkout" not in getattr(item, "fixturenames", ()))
+
+
 def small_params(folder: Path, **changes: dict) -> None:
     """Write folder/params.yaml: the project's own with SMALL and `changes` in it."""
     from ruamel.yaml import YAML
