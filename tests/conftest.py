@@ -28,6 +28,7 @@ SMALL = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With `-n 2`: what shares something that takes long to make stays with one worker, and the checkout begins at once."""
     for item in items:
