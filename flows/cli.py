@@ -25,6 +25,8 @@ Start here:
 
 - `physique explain PHOTO --user ID`: what moved them, as a picture
 
+- `physique ask USER`: which photos to have them rate next
+
 - open `report/index.html`: what was found
 
 - `mlflow ui`: models, versions, aliases
@@ -69,6 +71,21 @@ def explain(
     with told():
         code = explain_file(photo, user, out, as_json)
     raise typer.Exit(code)
+
+
+@app.command()
+def ask(
+    user: Annotated[str, typer.Argument(metavar="USER", help="A user's id; one that is not known is a new user.")],
+    count: Annotated[int, typer.Option(min=1, help="How many photos.")] = 10,
+    pool: Annotated[Path | None, typer.Option(metavar="DIR", help="Photos to choose from instead of the cohort's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per photo.")] = False,
+) -> None:
+    """What to ask a user next: the photos whose ratings would teach most, in the order of the review page."""
+    from tasks.faults import told
+    from tasks.questions import ask_user
+
+    with told():
+        ask_user(user, count, pool, as_json)
 
 
 @app.command()

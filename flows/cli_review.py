@@ -77,7 +77,7 @@ def review_round() -> None:
 @review.command("offer")
 def offer_to_users(
     user: Annotated[str | None, typer.Argument(metavar="[ID]", help="One user; without it all who are invited.")] = None,
-    photos: Annotated[int, typer.Option(min=1, help="How many each gets, most uncertain first.")] = 20,
+    photos: Annotated[int, typer.Option(min=1, help="How many each gets, the most telling first.")] = 20,
 ) -> None:
     """Offer users predictions of their personal models to review."""
     from tasks.faults import told

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,28 +187,48 @@ class Predictor:
         vector = torch.from_numpy(self.encoder(images))
         return FrameInputs([""] * count, vector, vertices, points, visible, photo, shift)
 
+    def opinions(self, photos: Sequence[bytes]) -> tuple[list[MeshRow], torch.Tensor, torch.Tensor]:
+        """What every model of the base says of photos: their mesh rows, scores (N, M, 3) and fused features (N, F).
+
+        Models in the order of `names`; NaN where nobody ever rated, and of a photo that cannot be read.
+        """
+        rows = self.extractor(list(photos))
+        images, at = [], []
+        for k, data in enumerate(photos):
+            with suppress(UnreadableImage):
+                if rows[k].status != "unreadable":
+                    images.append(np.asarray(decode(data)))
+                    at.append(k)
+        table, fused = torch.full((len(rows), len(self.names), len(DIMENSIONS)), torch.nan, dtype=torch.float64), None
+        if at:
+            table[at], found = self._said(images, [rows[k] for k in at])
+            fused = torch.full((len(rows), found.shape[1]), torch.nan, dtype=torch.float64)
+            fused[at] = found
+        return rows, table, torch.zeros(len(rows), 0) if fused is None else fused
+
     @torch.inference_mode()
-    def _score(
-        self, images: list[np.ndarray], rows: list[MeshRow], users: list[str | None]
-    ) -> tuple[np.ndarray, np.ndarray, list[bool]]:
+    def _said(self, images: list[np.ndarray], rows: list[MeshRow]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores (n, M, 3) of all models and the generic one's (else the first one's) fused features (n, F)."""
         inputs = self.inputs(images, rows)
         at = torch.arange(len(rows))
         said = [
             score_views(frame, inputs, at, survey, self.device)
             for frame, survey in zip(self.frames, self.surveys, strict=True)
         ]
+        table = torch.stack([scores for scores, _ in said], dim=1).double()
+        # A dimension that nobody rated was never shown to the bank: neither is what untrained heads say.
+        table[:, :, torch.from_numpy(~self.rated)] = torch.nan
+        return table, said[self.names.index(GENERIC) if GENERIC in self.names else 0][1].double()
+
+    def _score(
+        self, images: list[np.ndarray], rows: list[MeshRow], users: list[str | None]
+    ) -> tuple[np.ndarray, np.ndarray, list[bool]]:
+        table, fused = self._said(images, rows)
         if self.bank is None:
-            scores = said[0][0].double().numpy()
-            sd, known = np.full_like(scores, np.nan), [False] * len(rows)
-        else:
-            # A dimension that nobody rated was never shown to the bank: neither is what untrained heads say.
-            table = torch.stack([scores for scores, _ in said], dim=1).double()
-            table[:, :, torch.from_numpy(~self.rated)] = torch.nan
-            fused = said[self.names.index(GENERIC)][1].double()
-            index = self.bank.index([user or "" for user in users])
-            answer = self.bank.predict(table, index, fused)
-            scores, sd, known = answer.scores.numpy(), answer.sd.numpy(), answer.known.tolist()
-        scores, sd = scores.copy(), sd.copy()
+            scores = table[:, 0].numpy()
+            return scores, np.full_like(scores, np.nan), [False] * len(rows)
+        answer = self.bank.predict(table, self.bank.index([user or "" for user in users]), fused)
+        scores, sd = answer.scores.numpy().copy(), answer.sd.numpy().copy()
         scores[:, ~self.rated] = np.nan
         sd[:, ~self.rated] = np.nan
-        return scores, sd, known
+        return scores, sd, answer.known.tolist()

@@ -169,17 +169,28 @@ def champion_bundle(name: str) -> Path:
     Raises:
         LookupError: nothing of that name has the alias yet.
     """
+    return champion(name)[0]
+
+
+def champion(name: str) -> tuple[Path, str]:
+    """The champion's bundle as `champion_bundle` gives it, and its version.
+
+    Raises:
+        LookupError: nothing of that name has the alias yet.
+    """
     import mlflow
+    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     use_tracking()
     try:
+        version = MlflowClient().get_model_version_by_alias(name, CHAMPION).version
         with quietly():
-            folder = mlflow.artifacts.download_artifacts(f"models:/{name}@{CHAMPION}")
+            folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}")
     except MlflowException as error:
         why = str(error).splitlines()[0][:120]
         raise LookupError(f"no {name}@{CHAMPION} in the registry ({why}); run `dvc repro` first") from None
-    return Path(folder) / "artifacts" / "bundle"
+    return Path(folder) / "artifacts" / "bundle", str(version)
 
 
 def listing() -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from hashlib import sha256
 
 import pytest
 
@@ -63,6 +65,50 @@ def test_users_are_offered_what_their_personal_model_says(checkout: Checkout, mo
     assert (len(theirs), len({item.photo_id for item in theirs}), len(others)) == (8, 8, 5)
     assert all(0 <= item.suggested["health"] <= 10 for item in theirs + others)
     assert theirs[0].model_version.startswith("physique-personal/")
+
+
+def test_ask_shows_the_photos_of_the_review_page_in_its_order(checkout: Checkout, monkeypatch, tmp_path):
+    from tasks.reviews import Person, items, open_store, save
+
+    def asked(*words: str) -> list[dict]:
+        return [json.loads(line) for line in checkout.run("flows.cli", "ask", *words, "--json").stdout.splitlines()]
+
+    before = asked("user-0001", "--count", "6")
+    assert len({row["photo_id"] for row in before}) == 6 and not any(row["on_page"] for row in before)
+    assert all(0 <= score["score"] <= 10 and score["sd"] > 0 for row in before for score in row["scores"].values())
+
+    url = f"sqlite:///{tmp_path}/reviews.db"
+    monkeypatch.setitem(checkout.environment, "PHYSIQUE_REVIEWS", url)
+    checkout.run("flows.cli", "review", "invite", "user-0001", "--role", "user")
+    checkout.run("flows.cli", "review", "offer", "user-0001", "--photos", "6")
+    store, person = open_store(url), Person("user-0001", "user")
+    page = items(store, person)
+    assert [item.photo_id for item in page] == [row["photo_id"] for row in before]
+    save(store, person, "rated-first", "rating", {"photo_id": page[0].photo_id, **dict.fromkeys(page[0].suggested, 5.0)})
+    store.dispose()
+    after = asked("user-0001", "--count", "7")
+    assert [row["photo_id"] for row in after[:5]] == [item.photo_id for item in page[1:]]
+    assert [row["on_page"] for row in after] == [True] * 5 + [False] * 2
+    assert page[0].photo_id not in {row["photo_id"] for row in after}
+
+
+def test_a_stranger_is_asked_too_and_of_a_folder(checkout: Checkout, tmp_path):
+    said = checkout.run("flows.cli", "ask", "somebody-new", "--count", "3")
+    assert "user 'somebody-new' is not in the bank; asked as a new user" in said.stderr
+    assert "0 rated" in said.stdout and "physique-personal version" in said.stdout
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    nothing = checkout.run("flows.cli", "ask", "user-0001", "--pool", str(empty), ok=False)
+    assert nothing.returncode == 1 and f"--pool: {empty} holds no photo that can be read" in nothing.stderr
+    photos = sorted(checkout.folder.glob("data/mannequins/photos/*.jpg"))[:12]
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for path in photos:
+        shutil.copy(path, folder)
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    rows = checkout.run("flows.cli", "ask", "somebody-new", "--pool", str(folder), "--json").stdout.splitlines()
+    ids = {sha256(path.read_bytes()).hexdigest(): path.name for path in photos}
+    assert rows and all(ids[json.loads(row)["photo_id"]] == json.loads(row)["photo"] for row in rows)
 
 
 def test_what_an_expert_reviews_in_a_browser_becomes_a_registered_model(reviewing: Checkout):
