@@ -96,21 +96,26 @@ def weigh(
             f = torch.where(mask[..., None], phi[rows, d], 0.0)
             r = torch.where(mask, y[rows, d], 0.0)
             rights = _concordances(f, r, mask, mean[part, d], cov[part, d], noise[part, d], [v[part, d] for v in rivals])
-            far = (r[:, :, None] - r[:, None, :]).abs() * mask[:, :, None] * mask[:, None, :]
-            total = far.sum((1, 2))
-            n = mask.sum(1).to(torch.float64)
             for result, right in zip(results, rights):
-                gain = (far * right).sum((1, 2)) / total.clamp_min(1e-12)
-                # Influence of each rating on the ratio: its own pairs' weighted gain beyond the average.
-                own = (far * (right - gain[:, None, None])).sum(2) / total.clamp_min(1e-12)[:, None]
-                variance = 4 * (own**2).sum(1) * n / (n - 1).clamp_min(1)
-                usable = total > 0
-                # Two predictors in full agreement give no spread; one discordant pair's worth is the floor.
-                variance = variance + 1 / n.clamp_min(1) ** 2 / 4
-                result.gain[part, d] = torch.where(usable, gain, 0.0)
-                result.variance[part, d] = torch.where(usable, variance, torch.inf)
-                result.ratings[part, d] = n
+                result.gain[part, d], result.variance[part, d] = of_pairs(right, r, mask)
+                result.ratings[part, d] = mask.sum(1).to(torch.float64)
     return results
+
+
+def of_pairs(right: Tensor, r: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Gain and its variance, (U,) each, from how much better the candidate orders each pair of ratings.
+
+    right (U, R, R), symmetric: 1, ½, 0, … as in `_concordances`; r (U, R) ratings; mask (U, R): which of them are real.
+    """
+    far = (r[:, :, None] - r[:, None, :]).abs() * mask[:, :, None] * mask[:, None, :]
+    total, n = far.sum((1, 2)), mask.sum(1).to(torch.float64)
+    gain = (far * right).sum((1, 2)) / total.clamp_min(1e-12)
+    # Influence of each rating on the ratio: its own pairs' weighted gain beyond the average.
+    own = (far * (right - gain[:, None, None])).sum(2) / total.clamp_min(1e-12)[:, None]
+    variance = 4 * (own**2).sum(1) * n / (n - 1).clamp_min(1)
+    # Two predictors in full agreement give no spread; one discordant pair's worth is the floor.
+    variance = variance + 1 / n.clamp_min(1) ** 2 / 4
+    return torch.where(total > 0, gain, 0.0), torch.where(total > 0, variance, torch.inf)
 
 
 def _concordances(f, r, mask, mean, cov, noise, rivals) -> list[Tensor]:
