@@ -2,28 +2,27 @@
 
 A user's entry is their weights on φ(x) (`personal`), what is needed to update them exactly (`Stats`), what the gate
 last said, and the entry before it for rollback. `weights` is what is served; the statistics hold every rating,
-also those whose candidate was refused. The folder holds `bank.safetensors` and `bank.json`, nothing executable.
+also those whose candidate was refused. Here a bank is in memory, whole or some users of it; `model.bank_opened` serves
+from the folder and reads only the rows that are asked for, `model.bank_files` says what a folder holds.
 
     .venv/bin/python -m pytest tests/model/test_bank.py
 """
 
 import json
-import shutil
-import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model import gate, personal
+from model.bank_files import INDEX, Draft, Layout, key_of, read_folder, write_folder
 from model.basis import Basis
 from model.personal import Posterior, Prior, Stats
 from model.scores import DIMENSIONS, SCALE
 from model.selection import Selection, Survey
-
-FORMAT = 2
 
 
 @dataclass
@@ -72,6 +71,9 @@ class Bank:
     round: int = 0
     about: dict = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return len(self.users)
+
     def index(self, user_ids: list[str]) -> Tensor:
         """Row of each user (N,), -1 for unknown ones."""
         rows = {user: row for row, user in enumerate(self.users)}
@@ -104,11 +106,28 @@ class Bank:
         """w = v - s_e (U, D, P): what differs from the chosen expert."""
         return self.weights - self.basis.expert_weights()[self.expert]
 
-    def with_users(self, user_ids: list[str], surveys: list[dict[str, str | None]]) -> "Bank":
-        """This bank with new users appended; they start from the prior that their survey gives."""
-        if not user_ids:
-            return self
-        return joined([self, start_bank(self.basis, self.prior, self.selection, user_ids, surveys)])
+    def starting(self, user_ids: list[str], surveys: list[dict[str, str | None]]) -> "Bank":
+        """A bank of new users only; they start from the prior that their survey gives."""
+        return start_bank(self.basis, self.prior, self.selection, user_ids, surveys)
+
+    def part(self, user_ids: list[str]) -> "Bank":
+        """The entries of these users (copies), all of whom are known."""
+        return self.take(self.index(user_ids).tolist())
+
+    def updated(self, parts: "Iterable[Bank]", *, round: int | None = None, about: dict | None = None) -> "Bank":
+        """A bank with the entries of `parts` in place of its own, new users appended; this one stays as it is."""
+        after = self.take(list(range(len(self.users))))
+        rows = {user: row for row, user in enumerate(self.users)}
+        strangers = []
+        for part in parts:
+            at = torch.tensor([rows.get(user, -1) for user in part.users], dtype=torch.long)
+            known, fresh = torch.nonzero(at >= 0).flatten(), torch.nonzero(at < 0).flatten()
+            after.put(at[known].tolist(), part.take(known.tolist()))
+            strangers.append(part.take(fresh.tolist()))
+        after = joined([after, *strangers])
+        after.round = self.round if round is None else round
+        after.about = dict(self.about if about is None else about)
+        return after
 
     def without_users(self, user_ids: list[str]) -> "Bank":
         """This bank with these users' rows gone (`forget`)."""
@@ -152,45 +171,71 @@ class Bank:
         return own | {f"stats.{name}": getattr(self.stats, name) for name in ("A", "b", "yy", "n")}
 
     def save(self, folder: Path) -> None:
-        """Write the folder whole or not at all; an existing bank is replaced in one rename."""
-        folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        fresh.chmod(0o755)
-        tensors = self.arrays()
-        tensors |= {f"prior.{name}": value for name, value in self.prior.tensors().items()}
-        tensors |= {f"basis.{name}": getattr(self.basis, name) for name in _BASIS}
-        tensors |= {f"selection.{name}": getattr(self.selection, name) for name in _SELECTION}
-        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, fresh / "bank.safetensors")
-        about = {
-            "format": FORMAT,
-            "dimensions": list(DIMENSIONS),
-            "models": list(self.basis.models),
-            "round": self.round,
-            "temper": self.selection.temper,
-            "survey": {
-                "categories": self.selection.survey.categories,
-                "numbers": {k: list(v) for k, v in self.selection.survey.numbers.items()},
-            },
-            "about": self.about,
-            "users": self.users,
-            "surveys": self.surveys,
-        }
-        (fresh / "bank.json").write_text(json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False))
-        old = None
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent)) / "bank"
-            folder.rename(old)
-        fresh.rename(folder)
-        if old is not None:
-            shutil.rmtree(old.parent)
+        """Write the folder whole or not at all, all rows anew; an existing bank is replaced in one rename."""
+        layout = row_layout(self)
+        draft = Draft(layout)
+        keys = [key_of(user) for user in self.users]
+        for start in range(0, len(keys), 512):
+            rows, texts = packed(layout, self.take(list(range(start, min(start + 512, len(keys))))))
+            draft.add(rows, texts)
+        index = np.zeros(len(keys), INDEX)
+        index["key"], index["row"], index["place"] = keys, np.arange(len(keys)), np.arange(len(keys))
+        head, tensors = shared_parts(self)
+        write_folder(folder, head, layout, np.sort(index, order="key"), [draft.segment()] if keys else [], tensors)
+
+
+def row_layout(bank: Bank) -> Layout:
+    """The fields of one user's row in this bank's files."""
+    return Layout.of(bank.arrays(), ("cov", "previous_cov", "stats.A"))
+
+
+def packed(layout: Layout, bank: Bank) -> tuple[np.ndarray, list[bytes]]:
+    """Rows of all of a bank's users and their texts, as `bank_files.Draft` takes them."""
+    texts = [
+        json.dumps({"user": user, "survey": survey}, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+        for user, survey in zip(bank.users, bank.surveys)
+    ]
+    return layout.pack(bank.arrays(), [key_of(user) for user in bank.users], texts), texts
+
+
+def unpacked(like: Bank, layout: Layout, rows: np.ndarray, texts: list[bytes]) -> Bank:
+    """Rows and texts as a bank of these users, in this order; all else is that of `like`."""
+    said = [json.loads(text) for text in texts]
+    return _from_arrays(like, layout.unpack(rows), [each["user"] for each in said], [each["survey"] for each in said])
+
+
+def shared_parts(bank: "Bank") -> tuple[dict, dict[str, Tensor]]:
+    """What all users have in common: what goes into `bank.json`, and tensors."""
+    tensors = {f"prior.{name}": value for name, value in bank.prior.tensors().items()}
+    tensors |= {f"basis.{name}": getattr(bank.basis, name) for name in _BASIS}
+    tensors |= {f"selection.{name}": getattr(bank.selection, name) for name in _SELECTION}
+    survey = bank.selection.survey
+    head = {
+        "dimensions": list(DIMENSIONS),
+        "models": list(bank.basis.models),
+        "round": bank.round,
+        "temper": bank.selection.temper,
+        "survey": {"categories": survey.categories, "numbers": {k: list(v) for k, v in survey.numbers.items()}},
+        "about": bank.about,
+    }
+    return head, tensors
+
+
+def empty_bank(head: dict, tensors: dict[str, Tensor]) -> Bank:
+    """A bank without users out of `shared_parts`."""
+    survey = Survey(head["survey"]["categories"], {k: (v[0], v[1]) for k, v in head["survey"]["numbers"].items()})
+    basis = Basis(tuple(head["models"]), **{name: tensors[f"basis.{name}"] for name in _BASIS})
+    prior = Prior(**{name.removeprefix("prior."): t for name, t in tensors.items() if name.startswith("prior.")})
+    parts = {name: tensors[f"selection.{name}"] for name in _SELECTION}
+    bank = start_bank(basis, prior, Selection(survey=survey, temper=head["temper"], **parts), [], [])
+    bank.round, bank.about = head["round"], head["about"]
+    return bank
 
 
 _PER_USER = (
     "judged", "expert", "expert_probability", "prior_mean", "weights", "cov", "noise", "previous", "previous_cov",
     "previous_noise", "ratings", "gain", "gain_variance", "reason", "version",
 )  # fmt: skip
-PRIOR = ("mean", "cov", "noise", "kappa", "users", "scales", "shares")
 _BASIS = ("centre", "rotation", "rated", "fused_centre", "fused_rotation")
 _SELECTION = ("weights", "points", "noise", "prior_mean", "prior_var", "average")
 
@@ -261,23 +306,17 @@ def start_bank(
 
 
 def load_bank(folder: Path) -> Bank:
-    """Read a bank folder written by `Bank.save`. ValueError names the folder when it is not one."""
-    folder = Path(folder)
-    if not (folder / "bank.json").is_file() or not (folder / "bank.safetensors").is_file():
-        raise ValueError(f"{folder} is not a bank: expected bank.json and bank.safetensors in it")
-    about = json.loads((folder / "bank.json").read_text())
-    if about["format"] != FORMAT:
-        raise ValueError(f"{folder} has bank format {about['format']}, this code reads {FORMAT}")
-    tensors = load_file(folder / "bank.safetensors")
-    survey = Survey(about["survey"]["categories"], {k: (v[0], v[1]) for k, v in about["survey"]["numbers"].items()})
-    basis = Basis(tuple(about["models"]), **{name: tensors[f"basis.{name}"] for name in _BASIS})
-    prior = Prior(**{n: tensors[f"prior.{n}"] for n in PRIOR})
-    selection = Selection(
-        survey=survey,
-        temper=about["temper"],
-        **{name: tensors[f"selection.{name}"] for name in _SELECTION},
-    )
-    empty = start_bank(basis, prior, selection, [], [])
-    bank = _from_arrays(empty, tensors, about["users"], about["surveys"])
-    bank.round, bank.about = about["round"], about["about"]
-    return bank
+    """All of a bank's folder in memory. ValueError names the folder or file when it is none, or damaged."""
+    head, layout, index, segments, tensors = read_folder(Path(folder))
+    empty = empty_bank(head, tensors)
+    if not len(index):
+        return empty
+    rows, texts = np.zeros(len(index), layout.dtype), [b""] * len(index)
+    place = np.argsort(np.argsort(index["place"], kind="stable"))
+    for k, segment in enumerate(segments):
+        here = np.flatnonzero(index["segment"] == k)
+        found, words = segment.read(index["row"][here])
+        rows[place[here]] = found
+        for at, text in zip(place[here].tolist(), words):
+            texts[at] = text
+    return unpacked(empty, layout, rows, texts)

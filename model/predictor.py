@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.bank import load_bank
+from model.bank_opened import open_bank
 from model.checkpoint import file_hash, load_frame
 from model.encoder import RANDOM, load_encoder
 from model.extract import Extractor, Recipe
@@ -126,8 +126,8 @@ class Predictor:
         mesh = about.get("mesh") or {"detector": about["detector"]}  # of bundles from before there was SMPLer-X
         own = {name: str(_own_file(f"mesh.{name}", mesh[name])) for name in ("weights", "detector_weights") if name in mesh}
         self.extractor = Extractor(Recipe(str(body), str(mesh_net), **(mesh | own)), device)
-        self.bank = load_bank(bundle / "bank") if about["personal"] else None
-        names = self.bank.basis.models if self.bank else list(about["models"])
+        self.bank = open_bank(bundle / "bank") if about["personal"] else None
+        names = list(about["models"]) if self.bank is None else self.bank.basis.models
         loaded = [load_frame(bundle / "models", about["models"][name], device) for name in names]
         self.names, self.frames, self.device = names, [frame for frame, _ in loaded], device
         self.squash = self.frames[0].compat.squash  # all of a bundle were trained alike

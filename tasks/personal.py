@@ -8,8 +8,8 @@ rounding.
     .venv/bin/python -m pytest tests/tasks/test_personal_stages.py
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,13 +17,17 @@ from torch import Tensor
 
 from model import gate, personal
 from model.bank import Bank, joined, start_bank
+from model.bank_opened import OpenBank
 from model.basis import fit_basis
 from model.gate import Evidence
+from model.scores import DIMENSIONS
 from model.selection import fit_selection
 from tasks.ratings import Photos, Ratings, user_split
 
 SELECTION_USERS = 2000
 """Survey answers of more users than this teach selection nothing new."""
+BLOCK = 512
+"""Users of a night that are in memory at a time."""
 
 
 @dataclass
@@ -188,7 +192,7 @@ class Night:
 
 
 def night(
-    bank: Bank,
+    bank: Bank | OpenBank,
     photos: Photos,
     users: list[str],
     ratings: Ratings,
@@ -196,83 +200,122 @@ def night(
     *,
     surveys: dict[str, dict] | None = None,
     team: Team | None = None,
-) -> tuple[Bank, Night] | None:
-    """The next bank and what happened, on rank 0 (None elsewhere). Only users with news are touched.
+) -> tuple[Bank | OpenBank, Night] | None:
+    """The next bank, of the kind that came in, and what happened, on rank 0 (None elsewhere).
 
-    users: those with feedback; ratings.user indexes them, ratings.photo indexes `photos`. Users that the bank does
-    not know start from the prior. Ratings on test photos are left out.
+    Only users with news are touched, BLOCK at a time: with an `OpenBank` memory does not grow with users beyond a few
+    numbers each. users: those with feedback; ratings.user indexes them, ratings.photo indexes `photos`. Users that the
+    bank does not know start from the prior. Ratings on test photos are left out.
     """
     team = team or Team()
     ratings = ratings[photos.fitting()[ratings.photo]]
-    busy = torch.unique(ratings.user).tolist()
-    users, ratings = [users[i] for i in busy], _of_users(ratings, busy, len(users))
-    strangers = [user for user in users if user not in set(bank.users)]
-    bank = bank.with_users(strangers, [(surveys or {}).get(user, {}) for user in strangers])
-    touched = bank.index(users).tolist()
+    busy, user = torch.unique(ratings.user, return_inverse=True)
+    users = [users[i] for i in busy.tolist()]
+    ratings = replace(ratings, user=user)[torch.argsort(user, stable=True)]
+    known = (bank.index(users) >= 0).tolist()
+    news = _News(bank, bank.basis.phi(photos.predictions, photos.fused), users, known, ratings, surveys or {})
+    # Every rank has as many blocks as the others, for they meet after each; ranks' blocks one after the other are in order.
+    slabs = torch.arange(len(users)).split(BLOCK * team.world)
+    blocks = [slab.tensor_split(team.world)[team.rank] for slab in slabs]
 
-    mine = list(range(team.rank, len(users), team.world))
-    part = bank.take([touched[i] for i in mine])
-    own = _of_users(ratings, mine, len(users))
-    phi = bank.basis.phi(photos.predictions, photos.fused)[own.photo]
-    new = personal.sufficient(phi, own.y, own.user, len(mine))
-    weight = _forgetting(part, new, tuple(config.get("forget", (1.0, 0.5, 0.25, 0.1))))
-    kept = weight[:, None].expand_as(new.n)
-    part.stats = part.stats.decayed(kept) + new
-    part.ratings = part.ratings + new.n.round().to(torch.long)
-    part.expert, part.expert_probability = bank.selection.choose(part.surveys, part.stats)
-    found = personal.posterior(bank.prior, part.prior_mean, part.stats)
-    current, tonight = gate.weigh(phi, own.y, own.user, *found, [part.weights, part.prior_mean])
-    # What earlier nights found counts as much as the ratings they rest on still do.
-    earlier = Evidence(part.gain, part.gain_variance / kept, part.ratings - new.n)
-    prior = tonight.combined(earlier)
-    parts = team.gather((mine, part, found, current, prior, weight, new.n))
-    if parts is None:
-        return None
-    order = torch.argsort(torch.tensor([row for piece in parts for row in piece[0]], dtype=torch.long))
-    part = joined([piece[1] for piece in parts]).take(order.tolist())
-    found = personal.stacked([piece[2] for piece in parts], order)
-    current, prior = (gate.stacked([piece[k] for piece in parts], order) for k in (3, 4))
-    weight, count = (torch.cat([piece[k] for piece in parts])[order] for k in (5, 6))
-    promoted, part.reason = gate.decide(
+    grid = tuple(config.get("forget", (1.0, 0.5, 0.25, 0.1)))
+    foretold = [_foretold(*news.entries(block)[:2], grid) for block in blocks]
+    weight = _forgetting(torch.cat(foretold), grid, team).split([len(block) for block in blocks])
+
+    # The gate reads a user's evidence together with that of all others of the night.
+    table = torch.zeros(8, len(users), len(DIMENSIONS), dtype=torch.float64)
+    for block, kept in zip(blocks, weight):
+        part, new, own = news.entries(block)
+        found = _update(part, new, kept)
+        current, prior = gate.weigh(*own, *found, [part.weights, part.prior_mean])
+        # What earlier nights found counts as much as the ratings they rest on still do.
+        earlier = Evidence(part.gain, part.gain_variance / kept[:, None], part.ratings - new.n)
+        prior = prior.combined(earlier)
+        columns = [current.gain, current.variance, current.ratings, prior.gain, prior.variance, prior.ratings]
+        table[:, block] = torch.stack([*columns, new.n, kept[:, None].expand_as(new.n)])
+    table = team.total(table)
+    current, prior, count = Evidence(*table[:3]), Evidence(*table[3:6]), table[6]
+    promoted, reason = gate.decide(
         current,
         prior,
         confidence=config.get("confidence", 0.7),
         min_ratings=config.get("min_ratings", 5),
         news=count > 0,
     )
-    part.gain, part.gain_variance = prior.gain, prior.variance
-    part.promote(promoted, found)
-    bank = bank.take(list(range(len(bank.users))))  # the bank that came in stays as it is
-    bank.put(touched, part)
-    bank.round += 1
-    bank.about = {"stage": "continual"}
-    known = [user not in set(strangers) for user in users]
-    return bank, Night(users, known, count, weight, promoted, part.reason, current, prior)
+
+    def decided() -> Iterator[Bank]:
+        for block, kept in zip(blocks, weight):
+            part, new, _ = news.entries(block)
+            found = _update(part, new, kept)
+            part.expert, part.expert_probability = bank.selection.choose(part.surveys, part.stats)
+            part.reason, part.gain, part.gain_variance = reason[block], prior.gain[block], prior.variance[block]
+            part.promote(promoted[block], found)
+            yield from team.gather(part) or ()
+
+    if team.rank != 0:
+        for _ in decided():
+            pass
+        return None
+    after = bank.updated(decided(), round=bank.round + 1, about={"stage": "continual"})
+    return after, Night(users, known, count, table[7, :, 0], promoted, reason, current, prior)
 
 
-def _forgetting(part: Bank, new: personal.Stats, grid: tuple[float, ...]) -> Tensor:
-    """Weight of each user's older ratings (U,), by how well so discounted they foretell the new ones.
+@dataclass
+class _News:
+    """The users of a night and their new ratings, in order of user; phi (photos, D, P)."""
 
-    Empirical Bayes over the users of the night: shares of the grid by EM, then the most probable weight per user.
-    """
-    if len(part.users) == 0:
-        return torch.ones(0, dtype=torch.float64)
+    bank: Bank | OpenBank
+    phi: Tensor
+    users: list[str]
+    known: list[bool]
+    ratings: Ratings
+    surveys: dict[str, dict]
+
+    def entries(self, rows: Tensor) -> tuple[Bank, personal.Stats, tuple[Tensor, Tensor, Tensor]]:
+        """Of the users at `rows`: entries as they are, the new ratings as statistics, and phi, y, user of them."""
+        names = [(self.users[i], self.known[i]) for i in rows.tolist()]
+        there = self.bank.part([user for user, known in names if known])
+        fresh = [user for user, known in names if not known]
+        part = joined([there, self.bank.starting(fresh, [self.surveys.get(user, {}) for user in fresh])])
+        if fresh:
+            part = part.take(part.index([user for user, _ in names]).tolist())
+        first = torch.searchsorted(self.ratings.user, rows)
+        count = torch.searchsorted(self.ratings.user, rows, right=True) - first
+        user = torch.repeat_interleave(torch.arange(len(rows)), count)
+        own = self.ratings[torch.arange(len(user)) + (first - (count.cumsum(0) - count))[user]]
+        phi = self.phi[own.photo]
+        return part, personal.sufficient(phi, own.y, user, len(rows)), (phi, own.y, user)
+
+
+def _update(part: Bank, new: personal.Stats, weight: Tensor) -> personal.Posterior:
+    """Put new ratings into the entries, older ones counting `weight` (U,); what they say now."""
+    part.stats = part.stats.decayed(weight[:, None].expand_as(new.n)) + new
+    part.ratings = part.ratings + new.n.round().to(torch.long)
+    return personal.posterior(part.prior, part.prior_mean, part.stats)
+
+
+def _foretold(part: Bank, new: personal.Stats, grid: tuple[float, ...]) -> Tensor:
+    """Log probability of the new ratings (U, G), had the older ones counted as each weight of the grid says."""
     scores = []
     for weight in grid:
         old = part.stats.decayed(torch.full_like(new.n, weight))
-        scores.append(
-            (
-                personal.evidence(part.prior, part.prior_mean, old + new)
-                - personal.evidence(part.prior, part.prior_mean, old)
-            ).sum(1)
-        )
-    loglik = torch.stack(scores, 1)
+        with_new, without = (personal.evidence(part.prior, part.prior_mean, stats) for stats in (old + new, old))
+        scores.append((with_new - without).sum(1))
+    return torch.stack(scores, 1)
+
+
+def _forgetting(loglik: Tensor, grid: tuple[float, ...], team: Team) -> Tensor:
+    """Weight of each user's older ratings (U,), by how well so discounted they foretell the new ones: `_foretold`.
+
+    Empirical Bayes over the users of the night, all ranks': shares of the grid by EM, then the most probable weight.
+    """
     # Start from "nobody drifts" being as likely as all else together, one pseudo-user's worth of it is kept.
     start = torch.full((len(grid),), 0.5 / max(1, len(grid) - 1), dtype=torch.float64)
     start[0] = 0.5 if len(grid) > 1 else 1.0
     share = start
     for _ in range(50):
-        belief = torch.softmax(loglik + share.log(), 1)
-        share = (belief.sum(0) + start) / (len(loglik) + 1)
+        sums = torch.softmax(loglik + share.log(), 1).sum(0)
+        sums = team.total(torch.cat([sums, torch.tensor([len(loglik)], dtype=torch.float64)]))
+        share = (sums[:-1] + start) / (sums[-1] + 1)
     best = torch.softmax(loglik + share.log(), 1).argmax(1)
     return torch.tensor(grid, dtype=torch.float64)[best]

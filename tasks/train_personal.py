@@ -34,15 +34,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model import gate, personal
-from model.bank import Bank, load_bank
+from model.bank import Bank
+from model.bank_opened import OpenBank, open_bank
 from model.scores import DIMENSIONS
-from tasks.personal import Night, Team, finetune, night
+from tasks.personal import BLOCK, Night, Team, finetune, night
 from tasks.ratings import as_feedback, as_ratings, as_users, read_photos
 from tasks.tables import read_table, write_json, write_table
 
@@ -104,7 +106,7 @@ def continual_loop(config: dict[str, Any]) -> None:
 
     started = time.perf_counter()
     team = _ray_team()
-    bank = load_bank(Path(config["bank"]))
+    bank = open_bank(Path(config["bank"]))
     photos = read_photos(config["predictions"], config.get("features"))
     if photos.models != list(bank.basis.models):
         raise ValueError(
@@ -125,7 +127,7 @@ def continual_loop(config: dict[str, Any]) -> None:
         after.save(out / "bank")
         rated = after.prior.users > 0
         summary = {
-            "users": len(after.users),
+            "users": len(after),
             "updated": 0 if what is None else len(what.users),
             "new_users": 0 if what is None else what.known.count(False),
             "promoted": 0 if what is None else int(what.promoted.any(1).sum()),
@@ -153,55 +155,48 @@ def _counted(reason: Tensor, rated: Tensor) -> dict[str, dict[str, int]]:
     }
 
 
-def _entries(bank: Bank, what: Night | None = None) -> pa.Table:
+def _entries(bank: Bank | OpenBank, what: Night | None = None) -> pa.Table:
     """One row per user and rated dimension: what the gate said. With `what`, only the users of the night.
 
     gain: over the prior (`gain_current`: over the entry served before), a difference of weighted pair concordances.
     """
-    rows = list(range(len(bank.users))) if what is None else bank.index(what.users).tolist()
-    columns: dict[str, list] = {
-        name: []
-        for name in (
-            "user_id",
-            "dimension",
-            "expert",
-            "judged",
-            "ratings",
-            "reason",
-            "version",
-            "gain",
-            "gain_sd",
-        )
-    }
-    night_columns: dict[str, list] = {name: [] for name in ("new_ratings", "forget", "gain_current", "new_user")}
+    names = ("expert", "judged", "ratings", "reason", "version", "gain", "gain_variance")
+    if what is not None:
+        parts = (bank.part(what.users[start : start + BLOCK]) for start in range(0, len(what.users), BLOCK))
+    else:
+        parts = [bank] if isinstance(bank, Bank) else bank.parts()
+    users, columns = [], [[torch.empty(0)] for _ in names]
+    for part in parts:
+        users += part.users
+        for column, name in zip(columns, names):
+            column.append(getattr(part, name))
+    found = {name: torch.cat(column[1:] or column).numpy() for name, column in zip(names, columns)}
+    experts, reasons = np.array(bank.basis.experts), np.array(gate.REASONS)
+    tables = []
     for d, dimension in enumerate(DIMENSIONS):
         if bank.prior.users[d] == 0:
             continue
-        for i, row in enumerate(rows):
-            sd = float(bank.gain_variance[row, d]) ** 0.5
-            values = (
-                bank.users[row],
-                dimension,
-                bank.basis.experts[int(bank.expert[row])],
-                bool(bank.judged[row]),
-                int(bank.ratings[row, d]),
-                gate.REASONS[int(bank.reason[row, d])],
-                int(bank.version[row]),
-                float(bank.gain[row, d]),
-                sd if sd < float("inf") else None,
-            )
-            for column, value in zip(columns.values(), values):
-                column.append(value)
-            if what is not None:
-                extra = (
-                    int(what.new_ratings[i, d]),
-                    float(what.forget[i]),
-                    float(what.against_current.gain[i, d]),
-                    not what.known[i],
-                )
-                for column, value in zip(night_columns.values(), extra):
-                    column.append(value)
-    return pa.table(columns | (night_columns if what is not None else {}))
+        sd = np.sqrt(found["gain_variance"][:, d])
+        table = {
+            "user_id": pa.array(users, pa.string()),
+            "dimension": pa.array([dimension] * len(users), pa.string()),
+            "expert": experts[found["expert"]],
+            "judged": found["judged"],
+            "ratings": found["ratings"][:, d],
+            "reason": reasons[found["reason"][:, d]],
+            "version": found["version"],
+            "gain": found["gain"][:, d],
+            "gain_sd": pa.array(sd, mask=np.isinf(sd)),
+        }
+        if what is not None:
+            table |= {
+                "new_ratings": what.new_ratings[:, d].to(torch.long).numpy(),
+                "forget": what.forget.numpy(),
+                "gain_current": what.against_current.gain[:, d].numpy(),
+                "new_user": ~np.array(what.known, bool),
+            }
+        tables.append(pa.table(table))
+    return pa.concat_tables(tables)
 
 
 def _ray_team() -> Team:
