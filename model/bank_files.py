@@ -196,7 +196,7 @@ def positions(index: np.ndarray, users: Sequence[str]) -> np.ndarray:
     low, high = np.zeros(len(keys), np.int64), np.full(len(keys), len(known) - 1, np.int64)
     while (low < high).any():
         middle = (low + high) // 2
-        after = known[middle] < keys
+        after = (known[middle] < keys) & (low < high)
         low, high = np.where(after, middle + 1, low), np.where(after, high, middle)
     return np.where(known[low] == keys, low, -1)
 

@@ -1,12 +1,16 @@
 import threading
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from personal_cases import MODELS, Cohort, events
 
 from model import gate
+from model.bank import load_bank
+from model.bank_opened import open_bank
 from tasks import judge
+from tasks import personal as stages
 from tasks.personal import Team, finetune, night
 from tasks.ratings import as_feedback, as_photos, as_ratings, as_users, user_split
 from tasks.splits import TEST, split_of
@@ -215,3 +219,50 @@ def test_photos_keep_models_in_order_with_generic_last(cohort):
     assert photos.predictions[:, :, 1].isnan().all()
     with pytest.raises(ValueError, match="empty"):
         as_photos(cohort.predictions.slice(0, 0))
+
+
+@pytest.mark.parametrize("block", [4, 512])
+def test_a_night_over_an_opened_bank_reads_only_its_users_and_is_the_same(cohort, first, tmp_path, monkeypatch, block):
+    photos, fit = as_photos(cohort.predictions), fitting_photos(cohort)
+    busy = list(range(0, 40, 3))
+    feedback = cohort.feedback({u: fit[u : u + 9] for u in busy})
+    stranger = events([("a stranger", cohort.ids[i], "posture", 7.0) for i in fit[:6]], ids=[f"s{k}" for k in range(6)])
+    users, ratings, _ = as_feedback(pa.concat_tables([feedback, stranger]), photos)
+    expected, what = night(first, photos, users, ratings, CONFIG)
+
+    first.save(tmp_path / "bank")
+    opened = open_bank(tmp_path / "bank")
+    path, width, rows = opened.segments[0].path, opened.layout.dtype.itemsize, opened.entries["row"]
+    untouched = [u for u in first.users if u not in users]
+    sound = path.read_bytes()
+    spoilt = bytearray(sound)
+    for row in rows[opened.index(untouched).numpy()].tolist():
+        spoilt[row * width + width // 2] ^= 255  # whoever reads these rows stumbles
+    path.write_bytes(spoilt)
+
+    monkeypatch.setattr(stages, "BLOCK", block)
+    after, told = night(open_bank(tmp_path / "bank"), photos, users, ratings, CONFIG)
+    assert told.users == what.users and told.known == what.known and torch.equal(told.reason, what.reason)
+    torch.testing.assert_close(told.against_prior.gain, what.against_prior.gain, rtol=1e-9, atol=1e-9)
+    for name, value in expected.part(users).arrays().items():
+        torch.testing.assert_close(after.part(users).arrays()[name], value, rtol=1e-6, atol=1e-9)
+    after.save(tmp_path / "next")
+    assert path.name in {p.name for p in (tmp_path / "next").iterdir()} and after.round == 1
+    (tmp_path / "next" / path.name).write_bytes(sound)
+    assert load_bank(tmp_path / "next").users == expected.users
+
+
+def test_two_workers_over_an_opened_bank_make_the_bank_of_one(cohort, first, tmp_path, monkeypatch):
+    photos, fit = as_photos(cohort.predictions), fitting_photos(cohort)
+    first.save(tmp_path / "bank")
+    rows = [(f"new {k}", cohort.ids[i], "appearance", float(i % 10)) for k in range(9) for i in fit[k : k + 7]]
+    users, ratings, _ = as_feedback(events(rows), photos)
+    monkeypatch.setattr(stages, "BLOCK", 4)
+    bank = open_bank(tmp_path / "bank")
+    alone = night(bank, photos, users, ratings, CONFIG)[0]
+    monkeypatch.setattr(stages, "BLOCK", 2)  # of each worker: the same four users are in memory at a time
+    both = Threads(2).run(lambda team: night(bank, photos, users, ratings, CONFIG, team=team))
+    assert both[1] is None
+    assert both[0][0].users == alone.users == [*first.users, *users]
+    for name, value in alone.part(users).arrays().items():
+        torch.testing.assert_close(both[0][0].part(users).arrays()[name], value, rtol=1e-9, atol=1e-12)
