@@ -89,6 +89,25 @@ def ask(
 
 
 @app.command()
+def study(
+    out: Annotated[Path, typer.Option(help="Folder for study.md, study.png and study.parquet.")] = Path("report/study"),
+    counts: Annotated[str, typer.Option(help="Numbers of ratings a user has given.")] = "0,5,10,25,50,100",
+    repeats: Annotated[int, typer.Option(min=1, help="Draws of ratings per count.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+) -> None:
+    """PAA+ against fine-tuning one generic model, on users and photos that no model has seen (docs/study.md)."""
+    from tasks.faults import told
+    from tasks.study_cohort import study_cohort
+
+    with told():
+        try:
+            numbers = tuple(int(count) for count in counts.split(","))
+        except ValueError:
+            raise ValueError(f"--counts: {counts!r}; right are whole numbers with commas, as in 0,10,50") from None
+        study_cohort(out, numbers, repeats, seed)
+
+
+@app.command()
 def run(
     target: Annotated[str | None, typer.Option(help="A stage of dvc.yaml; it and what it needs are run.")] = None,
     force: Annotated[bool, typer.Option(help="Run also what is up to date.")] = False,

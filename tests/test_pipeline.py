@@ -43,6 +43,21 @@ def test_report_and_metrics_are_there(checkout: Checkout):
     assert "report/metrics.json" in shown
 
 
+def test_the_study_runs_on_the_cohort_that_is_built(checkout: Checkout):
+    from tasks.tables import read_table
+
+    said = checkout.run("flows.cli", "study", "--counts", "0,5,1000", "--repeats", "1").stdout
+    assert "PAA+, nights" in said and "simulated" in said
+    folder = checkout.folder / "report/study"
+    table = read_table(folder / "study.parquet")
+    assert set(table["count"].to_pylist()) == {0, 5} and "fine-tuned, tuned" in table["arm"].to_pylist()
+    text = (folder / "study.md").read_text()
+    assert "(simulated raters)" in text and "Nobody has 1000 ratings to give." in text
+    assert (folder / "study.png").read_bytes().startswith(b"\x89PNG")
+    bad = checkout.run("flows.cli", "study", "--counts", "5,0", ok=False)
+    assert bad.returncode == 1 and bad.stderr.strip().startswith("physique: --counts: 5,0; right are numbers of ratings")
+
+
 def test_every_photo_is_accounted_for(checkout: Checkout):
     from tasks.tables import read_json, read_shards
 

@@ -66,7 +66,14 @@ def curve_panel(rows: list[CurveRow], dimension: str, *, quantity: str = "srcc",
         for model in models:
             where = places[model] if model in places else next(free)
             line(axes, [(row["ratings"], row["srcc"]) for row in rows if row["model"] == model], model, where)
-    counts = sorted({row["ratings"] for row in rows})
+    count_axis(axes, sorted({row["ratings"] for row in rows}))
+    what = "SRCC per user" if quantity == "srcc" else "gain in SRCC, paired"
+    finish(axes, f"{label(dimension)}: {what}")
+    return picture(figure, form)
+
+
+def count_axis(axes: "Axes", counts: list[int]) -> None:
+    """Numbers of ratings along x, at equal steps for doublings, zero among them."""
     axes.set_xscale("function", functions=(_squeeze, _stretch))
     axes.set_xticks(counts, [str(n) for n in counts])
     axes.minorticks_off()
@@ -75,9 +82,6 @@ def curve_panel(rows: list[CurveRow], dimension: str, *, quantity: str = "srcc",
         edge = 0.05 * (last - first) or 0.5
         axes.set_xlim(_stretch(first - edge), _stretch(last + edge))
     axes.set_xlabel("a user's own ratings (log scale)")
-    what = "SRCC per user" if quantity == "srcc" else "gain in SRCC, paired"
-    finish(axes, f"{label(dimension)}: {what}")
-    return picture(figure, form)
 
 
 def night_panel(rows: list[NightRow], dimension: str, *, form: str = "png") -> bytes:
@@ -171,12 +175,12 @@ def _stretch(x: Any) -> Any:
     return np.exp2(x) - 1
 
 
-def panel(height: float = 3.1, left: float = 0.52, right: float = 0.12) -> "tuple[Figure, Axes]":
+def panel(height: float = 3.1, left: float = 0.52, right: float = 0.12, head: float = HEAD) -> "tuple[Figure, Axes]":
     """An empty panel with fixed margins, inches: laying out by measuring text costs three times as much."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), facecolor="none")
-    box = (left / WIDTH, FOOT / height, 1 - (left + right) / WIDTH, 1 - (HEAD + FOOT) / height)
+    box = (left / WIDTH, FOOT / height, 1 - (left + right) / WIDTH, 1 - (head + FOOT) / height)
     axes = figure.add_axes(box, facecolor="none")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
@@ -206,7 +210,7 @@ def line(axes: "Axes", points: list, name: str, at: int) -> None:
     axes.plot(x, y, markersize=5.5, linewidth=2, **style)  # type: ignore[arg-type]
 
 
-def finish(axes: "Axes", title: str) -> None:
+def finish(axes: "Axes", title: str, columns: int = 3) -> None:
     """Title and legend above the axes, flush with the panel's left edge."""
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -220,7 +224,7 @@ def finish(axes: "Axes", title: str) -> None:
             names,
             loc="upper left",
             bbox_to_anchor=(0.005, 1 - 0.25 / height),
-            ncols=min(len(handles), 3),
+            ncols=min(len(handles), columns),
             frameon=False,
             fontsize=9.5,
             labelcolor=INK,
