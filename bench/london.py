@@ -7,7 +7,8 @@ Raters are dealt into five folds; each is tested once. Of the others a tenth val
 has, nothing else), the rest trains: they, and the 24 experts, say what is known of a photo. The vector of a photo is its
 loadings in a factor analysis of the training raters' ratings, the generic model their mean, an expert's model a ridge
 regression on the vectors. A test rater gives 0, 10, 25 or 50 of 51 photos and is judged on the other 51: Spearman's
-correlation less the generic model's, paired, bootstrap intervals over raters. `10 chosen`: asked by model/ask.py.
+correlation less the generic model's, paired, mean of several random halves, bootstrap intervals over raters. Asked by
+model/ask.py: `10 chosen` one by one, each after the answer before it; `10 listed` all at once, before any answer.
 `pixels`: 51 photos that nobody rated are judged; their vectors and generic scores come from image vectors by ridge.
 """
 
@@ -31,6 +32,7 @@ from tasks.ratings import Photos, Ratings  # noqa: E402
 
 COUNTS = (0, 10, 25, 50)
 HALF = 51
+TOLD = 10  # photos that are chosen
 FACTORS = (2, 4, 6, 8, 10, 12)
 COVERED = 1.6449  # standard deviations to either side of a 90 % interval
 
@@ -129,6 +131,21 @@ def entry(bank, phi, ratings: np.ndarray, asked: np.ndarray) -> personal.Posteri
     return personal.posterior(bank.prior, bank.prior.mean.expand(len(ratings), -1, -1), stats)
 
 
+def chosen(bank, phi, ratings: np.ndarray, pools: np.ndarray, at_once: int) -> np.ndarray:
+    """TOLD of the photos (U, n) in each rater's pool, `at_once` of them asked between looks at the answers."""
+    asked = np.zeros((len(ratings), 0), int)
+    rated = bank.prior.users > 0
+    while asked.shape[1] < TOLD:
+        known = entry(bank, phi, ratings, asked)
+        noise = torch.where(rated, known.noise, torch.nan)
+        rows = []
+        for u, pool in enumerate(pools):
+            rest = np.setdiff1d(pool, asked[u])
+            rows.append(rest[ask.next_photos(phi[rest], known.mean[u], known.cov[u], noise[u], at_once, phi).numpy()])
+        asked = np.c_[asked, np.array(rows)]
+    return asked
+
+
 def judge(ratings: np.ndarray, experts: np.ndarray, train, test, factors: int, rng, pixels=None) -> list[dict]:
     """One row per test rater and number of ratings: srcc, generic, covered (share inside the 90 % interval)."""
     photos_n = ratings.shape[1]
@@ -143,14 +160,9 @@ def judge(ratings: np.ndarray, experts: np.ndarray, train, test, factors: int, r
     judged = order[:, HALF:]
     truth = np.take_along_axis(ratings[test], judged, 1)
     generic = metrics.srcc(photos.predictions[:, -1, 0].numpy()[judged], truth)
-    start = personal.unrated(bank.prior, bank.prior.mean[None])
-    noise = torch.where(bank.prior.users > 0, bank.prior.noise, torch.nan)
-
-    def chosen(pool: np.ndarray) -> np.ndarray:
-        return pool[ask.next_photos(phi[pool], start.mean[0], bank.prior.cov, noise, 10, phi).numpy()]
-
     arms = {str(count): order[:, :count] for count in COUNTS}
-    arms["10 chosen"] = np.array([chosen(pool) for pool in order[:, :HALF]])
+    arms[f"{TOLD} chosen"] = chosen(bank, phi, ratings[test], order[:, :HALF], 1)
+    arms[f"{TOLD} listed"] = chosen(bank, phi, ratings[test], order[:, :HALF], TOLD)
     rows = []
     for name, asked in arms.items():
         found = entry(bank, phi, ratings[test], asked)
@@ -164,8 +176,8 @@ def judge(ratings: np.ndarray, experts: np.ndarray, train, test, factors: int, r
     return rows
 
 
-def fold_rows(ratings, experts, train_raters, fold: int, seed: int, pixels) -> list[dict]:
-    """Every setting of one fold."""
+def fold_rows(ratings, experts, train_raters, fold: int, halves: int, seed: int, pixels) -> list[dict]:
+    """Every setting of one fold, each with several random halves of the photos."""
     rng = np.random.default_rng([seed, fold])
     users = np.random.default_rng(seed).permutation(np.flatnonzero(~experts))
     test = users[fold::5]
@@ -179,7 +191,8 @@ def fold_rows(ratings, experts, train_raters, fold: int, seed: int, pixels) -> l
         settings = [("features", None)] + ([("pixels", pixels)] if pixels is not None else [])
         for setting, image in settings:
             about = {"setting": setting, "training": "all" if size is None else str(size), "factors": best, "fold": fold}
-            rows += [about | row for row in judge(ratings, experts, train, test, best, rng, image)]
+            for _ in range(halves):
+                rows += [about | row for row in judge(ratings, experts, train, test, best, rng, image)]
     return rows
 
 
@@ -191,15 +204,29 @@ def _foretold(ratings, experts, train, validation, factors: int) -> float:
 
 def table(rows: list[dict], seed: int) -> str:
     """Markdown: gain over the generic model with its interval, and how often the 90 % interval holds."""
+    import pandas as pd
+
     head = "| setting | training raters | ratings | generic | gain [95 %] | in the 90 % interval |"
-    lines = [head, "|---|---|---|---:|---|---:|"]
-    for key in dict.fromkeys((r["setting"], r["training"], r["ratings"]) for r in rows):
-        mine = [r for r in rows if (r["setting"], r["training"], r["ratings"]) == key]
-        gain, lo, hi = metrics.interval(np.array([r["srcc"] - r["generic"] for r in mine]), seed)
-        generic = np.nanmean([r["generic"] for r in mine])
-        covered = np.mean([r["covered"] for r in mine])
-        lines.append(f"| {' | '.join(key)} | {generic:.3f} | {gain:+.4f} [{lo:+.4f}, {hi:+.4f}] | {covered:.3f} |")
-    return "\n".join(lines)
+    lines, shares = [head, "|---|---|---|---:|---|---:|"], []
+    known = pd.DataFrame(rows).assign(gain=lambda row: row.srcc - row.generic)
+    for (setting, training), part in known.groupby(["setting", "training"], sort=False):
+        gains = part.pivot_table(index="rater", columns="ratings", values="gain")
+        for count in dict.fromkeys(part.ratings):
+            mine = part[part.ratings == count]
+            gain, lo, hi = metrics.interval(gains[count].to_numpy(), seed)
+            words = f"{setting} | {training} | {count} | {mine.generic.mean():.3f}"
+            lines.append(f"| {words} | {gain:+.4f} [{lo:+.4f}, {hi:+.4f}] | {mine.covered.mean():.3f} |")
+        shares.append(f"{setting}, {training}: {_share(gains, seed)}")
+    return "\n".join([*lines, "", *shares])
+
+
+def _share(gains, seed: int) -> str:
+    """Gain of the chosen ratings as a share of that of 25 random ones, raters resampled."""
+    some, many = gains[f"{TOLD} chosen"].to_numpy(), gains["25"].to_numpy()
+    draws = np.random.default_rng(seed).integers(0, len(some), (2000, len(some)))
+    lo, hi = np.nanquantile(np.nanmean(some[draws], 1) / np.nanmean(many[draws], 1), (0.025, 0.975))
+    share = np.nanmean(some) / np.nanmean(many)
+    return f"{TOLD} chosen ratings gain {share:.2f} [{lo:.2f}, {hi:.2f}] of what 25 random ones do"
 
 
 def main() -> None:
@@ -207,6 +234,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the London cohort")
     parser.add_argument("--embeddings", type=Path, help="data/embeddings of a London run: the setting `pixels` too")
     parser.add_argument("--folds", type=int, default=5, help="of the five, how many are run")
+    parser.add_argument("--halves", type=int, default=3, help="random halves of the photos per fold")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="Parquet of one row per rater and setting")
     words = parser.parse_args()
@@ -216,7 +244,7 @@ def main() -> None:
     rows = []
     with progress("folds", words.folds) as advance:
         for fold in range(words.folds):
-            rows += fold_rows(ratings, experts, (None, 100), fold, words.seed, pixels)
+            rows += fold_rows(ratings, experts, (None, 100), fold, words.halves, words.seed, pixels)
             advance(1)
     print(table(rows, words.seed))
     if words.out:
