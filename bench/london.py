@@ -146,7 +146,7 @@ def chosen(bank, phi, ratings: np.ndarray, pools: np.ndarray, at_once: int) -> n
     return asked
 
 
-def judge(ratings: np.ndarray, experts: np.ndarray, train, test, factors: int, rng, pixels=None) -> list[dict]:
+def judge(ratings: np.ndarray, experts: np.ndarray, train, test, factors: int, rng, pixels=None, choose=True) -> list[dict]:
     """One row per test rater and number of ratings: srcc, generic, covered (share inside the 90 % interval)."""
     photos_n = ratings.shape[1]
     order = np.array([rng.permutation(photos_n) for _ in test])
@@ -161,8 +161,8 @@ def judge(ratings: np.ndarray, experts: np.ndarray, train, test, factors: int, r
     truth = np.take_along_axis(ratings[test], judged, 1)
     generic = metrics.srcc(photos.predictions[:, -1, 0].numpy()[judged], truth)
     arms = {str(count): order[:, :count] for count in COUNTS}
-    arms[f"{TOLD} chosen"] = chosen(bank, phi, ratings[test], order[:, :HALF], 1)
-    arms[f"{TOLD} listed"] = chosen(bank, phi, ratings[test], order[:, :HALF], TOLD)
+    for name, at_once in (("chosen", 1), ("listed", TOLD)) if choose else ():
+        arms[f"{TOLD} {name}"] = chosen(bank, phi, ratings[test], order[:, :HALF], at_once)
     rows = []
     for name, asked in arms.items():
         found = entry(bank, phi, ratings[test], asked)
@@ -198,7 +198,7 @@ def fold_rows(ratings, experts, train_raters, fold: int, halves: int, seed: int,
 
 def _foretold(ratings, experts, train, validation, factors: int) -> float:
     """Mean gain of validation raters over the generic model at 10 and 25 ratings."""
-    rows = judge(ratings, experts, train, validation, factors, np.random.default_rng(0))
+    rows = judge(ratings, experts, train, validation, factors, np.random.default_rng(0), choose=False)
     return float(np.nanmean([row["srcc"] - row["generic"] for row in rows if row["ratings"] in ("10", "25")]))
 
 
