@@ -37,20 +37,23 @@ Start here:
 
 @app.command()
 def predict(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.")],
+    photos: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PHOTO]...", help="Image files, or a Parquet of vectors.")
+    ] = None,
     user: Annotated[str | None, typer.Option(help="Whose scores; a new user's without it.")] = None,
+    item: Annotated[list[str] | None, typer.Option(metavar="NAME", help="An item of a cohort of vectors.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="Write the photo with its mesh here (PNG).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per photo.")] = False,
 ) -> None:
-    """Scores of photos by the personal model that serves now.
+    """Scores of photos, or of items that are vectors, by the personal model that serves now.
 
-    Exits with 1, and one line per photo at fault, when a photo cannot be read.
+    Exits with 1, and one line per photo or item at fault, when a photo cannot be read.
     """
     from tasks.faults import told
     from tasks.predict import predict_files
 
     with told():
-        code = predict_files(photos, user, overlay, as_json)
+        code = predict_files(photos or [], user, overlay, as_json, item)
     raise typer.Exit(code)
 
 

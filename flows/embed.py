@@ -9,7 +9,8 @@ from pathlib import Path
 from prefect import flow
 
 from tasks.fanout import Crew
-from tasks.features import EmbedActor, compute_table, device_for, encoder_id
+from tasks.features import EmbedActor, compute_table, device_for, encoder_id, pass_vectors
+from tasks.intake.items import holds_vectors
 from tasks.params import load_params
 from tasks.report.summary import shard_summary
 from tasks.stage import publish, run
@@ -22,6 +23,12 @@ def embed(
     """Bring the embeddings table up to date, a shard at a time, on Ray actors."""
     params, started = load_params(), time.monotonic()
     settings = params.embed
+    if holds_vectors(Path(cohort) / "photos"):
+        done = pass_vectors(Path(cohort) / "photos", Path(out))
+        seconds = time.monotonic() - started
+        counts = {"taken as they came": done["computed"] + done["kept"]}
+        publish("embed", shard_summary("embed", counts, computed=done["computed"], reused=done["kept"], seconds=seconds))
+        return done
     models = {
         "encoder": settings.encoder,
         "weights": settings.weights,

@@ -11,13 +11,16 @@ from prefect import flow
 
 from tasks.cached_meshes import take_cached
 from tasks.features import compute_table, mesh_crews
+from tasks.intake.items import holds_vectors
+from tasks.keyed import keep_current
 from tasks.mesh_pictures import cards
 from tasks.mesh_table import largest, mesh_recipe
 from tasks.params import load_params
 from tasks.report.contact import contact_sheet
 from tasks.report.summary import shard_summary
+from tasks.schemas import empty
 from tasks.stage import publish, run
-from tasks.tables import read_shards
+from tasks.tables import read_shards, write_table
 
 
 @flow
@@ -29,6 +32,11 @@ def mesh(
 ) -> dict[str, int]:
     """Bring the mesh table up to date, a shard at a time, on Ray actors."""
     settings, started, photos = load_params().mesh, time.monotonic(), Path(cohort) / "photos"
+    if holds_vectors(photos):
+        keep_current(Path(out), set(), "extractor", "")
+        write_table(empty("mesh"), Path(out) / "none.parquet")
+        publish("mesh", "# mesh\n\nItems of this cohort are vectors: there is no body to find.")
+        return {"kept": 0, "computed": 0}
     recipe = mesh_recipe(Path(body), Path(meshnet), settings)
     extractor = recipe.identity()
     note, taken = "", 0

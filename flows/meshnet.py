@@ -10,6 +10,7 @@ from prefect import flow
 from tasks.bodies import body_file
 from tasks.params import load_params
 from tasks.progress import counted
+from tasks.source_kind import without_photos, write_skipped
 from tasks.stage import run
 from tasks.train import fit
 from tasks.train_mesh_net import crops_version, mesh_net_loop, mesh_net_settings, render_training_set
@@ -19,6 +20,9 @@ from tasks.train_mesh_net import crops_version, mesh_net_loop, mesh_net_settings
 def meshnet(body: str = "data/body", out: str = "data/meshnet") -> None:
     """Render training crops on Ray, train with Ray Train, measure on mannequins never trained on."""
     params = load_params()
+    if without_photos():
+        write_skipped(Path(out))
+        return
     model = body_file(Path(body))[0]
     crops = Path(".physique/crops") / crops_version(model)
     with counted("training crops") as on_progress:

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from model.compat import Compat
 from model.physique_frame import FrameConfig, PhysiqueFrame
+from model.vector_frame import SIZE, Frame, VectorFrame
 
 
 def file_hash(path: Path) -> str:
@@ -48,8 +49,13 @@ def tensors_hash(tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_frame(frame: PhysiqueFrame, folder: Path, name: str, about: dict[str, Any]) -> None:
-    """Write a PhysiqueFrame and what is to be known of it (`about`: JSON-able)."""
+def new_frame(config: FrameConfig, compat: str | Compat = "fixed") -> Frame:
+    """A frame of the class that `config` asks for."""
+    return VectorFrame(config, compat) if config.size == SIZE else PhysiqueFrame(config, compat)
+
+
+def save_frame(frame: Frame, folder: Path, name: str, about: dict[str, Any]) -> None:
+    """Write a frame and what is to be known of it (`about`: JSON-able)."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in frame.state_dict().items()}
     save_file(tensors, folder / f"{name}.safetensors")
@@ -58,8 +64,8 @@ def save_frame(frame: PhysiqueFrame, folder: Path, name: str, about: dict[str, A
     (folder / f"{name}.json").write_text(text)
 
 
-def load_frame(folder: Path, name: str, device: str = "cpu") -> tuple[PhysiqueFrame, dict[str, Any]]:
-    """The PhysiqueFrame called `name` in `folder`, in eval mode, and its `about`.
+def load_frame(folder: Path, name: str, device: str = "cpu") -> tuple[Frame, dict[str, Any]]:
+    """The frame called `name` in `folder`, in eval mode, and its `about`.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -67,7 +73,7 @@ def load_frame(folder: Path, name: str, device: str = "cpu") -> tuple[PhysiqueFr
     """
     description = json.loads((folder / f"{name}.json").read_text())
     with Unfilled():
-        frame = PhysiqueFrame(FrameConfig.from_dict(description["config"]), Compat(**description.get("compat", {})))
+        frame = new_frame(FrameConfig.from_dict(description["config"]), Compat(**description.get("compat", {})))
     frame.load_state_dict(load_file(folder / f"{name}.safetensors"), strict=True)
     return frame.to(device).eval().requires_grad_(False), description["about"]
 

@@ -41,13 +41,15 @@ def describe(inputs: FrameInputs, seed: int = 0) -> np.ndarray:
     """(N, F) float64 features φ of photos; standardised over these photos, so all that will be drafted belong in."""
     from model.graph import normalise_points
 
-    visible = inputs.visible[:, None].expand(-1, inputs.points.shape[1])
-    points = normalise_points(inputs.points, visible).flatten(1).numpy()
-    flat = inputs.vertices[:, ::50].float().flatten(1)
-    flat = torch.where(inputs.visible[:, None], flat - flat[inputs.visible].mean(0), 0.0).nan_to_num()
-    axes = torch.linalg.svd(flat, full_matrices=False)
-    shape = (axes.U[:, :10] * axes.S[:10]).numpy()
-    x = np.concatenate([inputs.vector[:, 0].numpy(), points, shape], axis=1).astype(np.float64)
+    parts = [inputs.vector[:, 0].numpy()]
+    if inputs.visible.any():
+        visible = inputs.visible[:, None].expand(-1, inputs.points.shape[1])
+        parts.append(normalise_points(inputs.points, visible).flatten(1).numpy())
+        flat = inputs.vertices[:, ::50].float().flatten(1)
+        flat = torch.where(inputs.visible[:, None], flat - flat[inputs.visible].mean(0), 0.0)
+        axes = torch.linalg.svd(flat, full_matrices=False)
+        parts.append((axes.U[:, :10] * axes.S[:10]).numpy())
+    x = np.concatenate(parts, axis=1).astype(np.float64)
     x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
     u, s, _ = np.linalg.svd(x, full_matrices=False)
     z = u[:, :DIRECTIONS] * s[:DIRECTIONS]

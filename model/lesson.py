@@ -16,7 +16,8 @@ from model.losses import LOSSES
 from model.physique_frame import FrameConfig, PhysiqueFrame
 from model.preference import WIDTH, answer_codes
 from model.scores import SCALE
-from model.views import View
+from model.vector_frame import SIZE, Frame, VectorFrame
+from model.views import FrameInputs, View
 
 ANSWER_DROPOUT = 0.2
 """Share of a rater's answers that a step does without, so that a survey with holes is nothing new."""
@@ -27,7 +28,7 @@ class Lesson(nn.Module):
 
     answers: Tensor
 
-    def __init__(self, frame: PhysiqueFrame, loss: str, surveys: list[dict[str, str]]):
+    def __init__(self, frame: Frame, loss: str, surveys: list[dict[str, str]]):
         """
         Args:
             loss: a name of `model.losses.LOSSES`.
@@ -72,7 +73,7 @@ class Lesson(nn.Module):
         return preference.unflatten(0, (batch, raters)), scores.unflatten(0, (batch, raters))
 
 
-def start_frame(config: FrameConfig, compat: str, start: str | None, backbone: str | None) -> PhysiqueFrame:
+def start_frame(config: FrameConfig, compat: str, start: str | None, backbone: str | None) -> Frame:
     """A frame to train.
 
     Args:
@@ -84,6 +85,11 @@ def start_frame(config: FrameConfig, compat: str, start: str | None, backbone: s
     """
     from model.checkpoint import load_frame
 
+    if config.size == SIZE:
+        if start is not None or backbone is not None:
+            name = "start" if start is not None else "backbone"
+            raise ValueError(f"model.{name}: weights of photos' models; null where data.source is features")
+        return VectorFrame(config, compat)
     if start is not None:
         folder, name = Path(start).parent, Path(start).name
         frame, _ = load_frame(folder, name)
@@ -103,6 +109,36 @@ def start_frame(config: FrameConfig, compat: str, start: str | None, backbone: s
             raise ValueError(f"model.backbone: {backbone} is missing; `physique weights import` makes it")
         frame.posture.backbone.load_state_dict(load_file(backbone), strict=True)  # type: ignore[union-attr]
     return frame
+
+
+def begin(
+    frame: Frame,
+    inputs: FrameInputs,
+    labels: Tensor,
+    rows: Tensor,
+    start: Frame | None,
+    like: Frame | None,
+    imported: bool,
+) -> None:
+    """Bring a new frame to where its training starts.
+
+    Args:
+        labels: (N, R, 3) of its raters. rows: of the photos that it is fitted on.
+        start: the frame whose weights it takes (the joint one, for an expert's).
+        like: a frame of the same inputs, whose mesh topology is taken instead of being worked out again.
+        imported: it came with weights (`model.start`).
+    """
+    if start is not None:
+        frame.load_state_dict(start.state_dict())
+    if isinstance(frame, VectorFrame):
+        frame.begin(inputs.vector[rows, 0], labels[rows], fresh=start is None)
+        return
+    if start is None and isinstance(like, PhysiqueFrame):
+        frame.mesh.take_topology(like.mesh)
+    elif start is None and not imported:
+        frame.mesh.set_topology(inputs.mean_mesh())
+    if start is None and not imported:
+        start_at_mean(frame, labels[rows])
 
 
 @torch.no_grad()

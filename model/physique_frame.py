@@ -49,6 +49,7 @@ class FrameConfig:
     image_width: int
     """Length of the image encoder's vector (`embed` stage)."""
     size: str = "tiny"
+    """`vector`: a frame of another class, for items without photos (model/vector_frame.py)."""
     clip: bool = False
     """The frozen CLIP tower is part of the model; else its vectors have to be given."""
     mesh_points: int = 128
@@ -100,13 +101,18 @@ class FrameConfig:
         return replace(config, **changes)
 
     @classmethod
+    def vector(cls, image_width: int) -> FrameConfig:
+        """Items that are vectors of `image_width` numbers; the first of `head_widths` and `dropout` count."""
+        return cls(image_width, size="vector", head_widths=(32, 0))
+
+    @classmethod
     def of(cls, size: str, image_width: int) -> FrameConfig:
         """The preset called `size`.
 
         Raises:
             ValueError: there is no such preset.
         """
-        presets = {"tiny": cls.tiny, "full": cls.full}
+        presets = {"tiny": cls.tiny, "full": cls.full, "vector": cls.vector}
         if size not in presets:
             raise ValueError(f"model.size: {size!r} is not a size; there are {', '.join(map(repr, presets))}")
         return presets[size](image_width)

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from model.graph import MIRRORED
 from model.images import person_rectangle
-from model.physique_frame import FrameConfig, PhysiqueFrame
+from model.physique_frame import FrameConfig
 from model.pose_graph import PIXELS
+from model.vector_frame import Frame
 
 REFERENCE_FOCAL, REFERENCE_ROWS = 5000.0, 256  # px: the camera that SMPLer-X assumes behind its 192×256 crop
 
@@ -38,7 +39,8 @@ class FrameInputs:
     """N photos with what is known of them.
 
     ids: of the photos. vector (N, 2, D): the encoder's, as it is and flipped. vertices (N, 10475, 3) float16 metres,
-    zero pose, zero where nobody is. points (N, 15, 2) px: of the 224-px square where `photo` is there, else of the photo.
+    zero pose, zero where nobody is; (N, 0, 3) of items that are vectors. points (N, 15, 2) px: of the 224-px square where
+    `photo` is there, else of the photo.
     visible (N,) bool: somebody is there. photo (N, 224, 224, 3) uint8, for frames that look at pixels. shift (N, 3)
     metres: where the camera saw the body, for frames trained on meshes in camera space.
     """
@@ -144,7 +146,7 @@ def camera_shift(box: np.ndarray, camera: np.ndarray, width: int, height: int) -
 
 @torch.inference_mode()
 def score_views(
-    frame: PhysiqueFrame, inputs: FrameInputs, rows: Tensor, survey: Tensor, device: str | torch.device = "cpu"
+    frame: Frame, inputs: FrameInputs, rows: Tensor, survey: Tensor, device: str | torch.device = "cpu"
 ) -> tuple[Tensor, Tensor]:
     """(B, 3) scores and (B, F) fused features of `rows`, each the mean over both views, on the CPU.
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from tasks.intake.items import needs_photos
 from tasks.intake.quarantine import BadInput
 
+SHOWS = "the review page shows photos"
 HOME = "http://127.0.0.1:8321"
 DEMO_PHOTOS = 12
 
@@ -24,6 +26,7 @@ def serve(host: str, port: int, data: Path, engine: Engine | None = None) -> Non
     from tasks.reviews import open_store
     from tasks.surveys import load_survey
 
+    needs_photos(data / "cohort/photos", SHOWS)
     store = engine or open_store()
     app = make_app(store, CohortMedia(data / "cohort/photos", data / "mesh", data / "body"), load_survey())
     # The token of a link stands in its path: no access log.
@@ -60,6 +63,7 @@ def demo(port: int, data: Path, store: Path) -> None:
     cohort = data / "cohort"
     if not (cohort / "labels.parquet").exists():
         raise BadInput(f"{cohort} is not built; run `dvc repro` first")
+    needs_photos(cohort / "photos", SHOWS)
     import pyarrow as pa
 
     rows = read_table(cohort / "labels.parquet").slice(0, 5000).to_pylist()

@@ -6,8 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tasks.bodies import body_file
-from tasks.mesh_table import mesh_recipe
 from tasks.params import Params
 from tasks.tables import read_json, read_table, write_json
 
@@ -54,7 +52,7 @@ def register_bank(
 ) -> dict[str, Any]:
     """Register the bank in `folder` as `physique-personal` and note its version in the stage's summary."""
     from model.predictor import write_bundle
-    from tasks.registry import PERSONAL, register, stage_run
+    from tasks.registry import PERSONAL, photo_reader, register, stage_run
 
     facts = read_json(folder / summary)
     about = [read_json(file)["about"] | {"file": file.stem} for file in sorted((pretrain / "models").glob("*.json"))]
@@ -62,10 +60,7 @@ def register_bank(
     with stage_run(stage, settings) as run_id, TemporaryDirectory() as temporary:
         bundle = write_bundle(
             Path(temporary) / "bundle",
-            recipe=mesh_recipe(body, meshnet, params.mesh),
-            body_is_ours=body_file(body)[1],
-            encoder=params.embed.encoder,
-            encoder_weights=params.embed.weights,
+            reader=photo_reader(pretrain / "models", body, meshnet, params),
             models=pretrain / "models",
             files={each["rater"]: each["file"] for each in about},
             dimensions=about[0]["dimensions"],

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 
 from model.scores import DIMENSIONS
 from tasks.intake.feedback import settle_feedback
+from tasks.intake.items import write_items
 from tasks.intake.photos import write_photos
-from tasks.intake.quarantine import BadInput, as_lines
+from tasks.intake.quarantine import BadInput, Quarantine, as_lines
 from tasks.intake.raters import settle_raters
 from tasks.intake.ratings import settle_ratings
 from tasks.schemas import check
@@ -26,6 +27,9 @@ from tasks.sources import Cohort, read_source
 from tasks.tables import replaced_folder, write_json, write_table
 
 __all__ = ["BadInput", "as_lines", "build_cohort"]
+
+IN_ITEMS = {"photo": "item"}, {"unknown photo": "unknown item", "blank photo": "blank item"}
+"""Fields and reasons of a quarantine as a cohort of vectors says them."""
 
 
 def build_cohort(
@@ -48,13 +52,22 @@ def build_cohort(
     now = now or datetime.now(UTC)
     cohort = read_source(source, path, scale)
     aside = cohort.quarantine
-    not_photos = len(aside.of_files())
+    items = cohort.items
+    not_photos = 0 if items else len(aside.of_files())
     with replaced_folder(out) as folder:
-        index = write_photos(cohort.photos, folder / "photos", cohort.source, cohort.photos_label, aside, on_progress)
-        if index.photos == index.unreadable:
-            raise BadInput(f"{cohort.photos_label}: none of the {len(cohort.photos)} files is a picture")
-        resolve = index.resolver()
+        shards, label = folder / "photos", cohort.photos_label
+        if items:
+            index = write_items(items, shards, aside, on_progress)
+            if not index.photos:
+                raise BadInput(f"{label}: none of its {items.rows} rows can be used: {_reasons(aside)}")
+        else:
+            index = write_photos(cohort.photos, shards, cohort.source, label, aside, on_progress)
+            if index.photos == index.unreadable:
+                raise BadInput(f"{label}: none of the {len(cohort.photos)} files is a picture")
+        resolve = index.resolver(suffixless=items is None)
         ratings = settle_ratings(cohort.ratings, cohort.scale, resolve, now, aside)
+        if items:
+            aside.reword(*IN_ITEMS)
         if not ratings.labels.num_rows:
             raise BadInput(_no_rating(cohort))
         rated = Counter(ratings.labels["rater_id"].to_pylist())
@@ -62,6 +75,8 @@ def build_cohort(
         raters = settle_raters(cohort.raters, rated, experts, listed, aside)
         people = set(raters.table["rater_id"].to_pylist())
         feedback = settle_feedback(cohort.feedback, cohort.scale, resolve, people, now, aside)
+        if items:
+            aside.reword(*IN_ITEMS)
 
         write_table(ratings.labels, folder / "labels.parquet")
         write_table(ratings.preferences, folder / "preferences.parquet")
@@ -77,9 +92,10 @@ def build_cohort(
             "scale_from": cohort.scale_from,
             "dimensions": [d for d in DIMENSIONS if scores[d]],
             "experts_from": raters.experts_from,
+            "vector": items.length if items else None,  # numbers of an item's vector; null = photos
             "notes": cohort.notes + raters.notes,
             "counts": {
-                "files": len(cohort.photos) + not_photos,
+                "files": items.rows if items else len(cohort.photos) + not_photos,
                 "photos": index.photos,
                 "duplicates": index.duplicates,
                 "files_set_aside": index.set_aside + not_photos,
@@ -109,6 +125,9 @@ def build_cohort(
 
 def _no_rating(cohort: Cohort) -> str:
     """One line that says why not a single rating is left."""
-    reasons = ", ".join(f"{reason} ({count})" for reason, count in cohort.quarantine.reasons().items())
     rows = cohort.ratings.num_rows
-    return f"{cohort.name}: none of the {rows} ratings can be used: {reasons or 'all are blank'}"
+    return f"{cohort.name}: none of the {rows} ratings can be used: {_reasons(cohort.quarantine) or 'all are blank'}"
+
+
+def _reasons(aside: Quarantine) -> str:
+    return ", ".join(f"{reason} ({count})" for reason, count in aside.reasons().items())

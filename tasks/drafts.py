@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.scores import DIMENSIONS, SCALE
+from tasks.intake.items import needs_photos
 from tasks.intake.quarantine import BadInput, Quarantine
 from tasks.label_client import Asking, address
 from tasks.label_endpoint import ask_endpoint
@@ -63,6 +64,7 @@ def read_drafts(
     names = _names(photos)
     quarantine, shown = Quarantine(), labeller
     if labeller.lower().startswith(("http://", "https://")):
+        needs_photos(photos, "labeller: an endpoint is sent photos")
         shown = address(labeller)
         table = ask_endpoint(labeller, photos, names, cache, scale, asking, quarantine)
     elif labeller.lower().endswith(SUFFIXES):

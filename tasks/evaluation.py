@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from model.bank import Bank, load_bank
 from model.scores import DIMENSIONS
+from tasks.intake.items import holds_vectors
 from tasks.judge import Row, learning_curve, night_table, stage_table
 from tasks.mesh_pictures import cards as mesh_cards
 from tasks.mesh_table import largest
@@ -37,6 +38,7 @@ def results(cohort: Path, mesh: Path, meshnet: Path, artifacts: Path, params: Pa
     return {
         "simulated": about["simulated"],
         "cohort": {"name": about["name"]} | _counts(about, photos, before),
+        "vectors": about["vector"] is not None,
         "provenance": _provenance(artifacts, params),
         "stages": _stages(),
         "table": _table(stage_table(before, photos, ratings, seed=params.seed, expert_ratings=own), ratings, photos),
@@ -66,10 +68,10 @@ def _effort(effort: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _counts(about: dict[str, Any], photos: Photos, bank: Bank) -> dict[str, int]:
-    counts = about["counts"]
+    counts, things = about["counts"], "photos" if about["vector"] is None else "items"
     return {
-        "photos": counts["photos"],
-        "photos held out": sum(split_of(photo) == TEST for photo in photos.ids),
+        things: counts["photos"],
+        f"{things} held out": sum(split_of(photo) == TEST for photo in photos.ids),
         "experts": counts["experts"],
         "users": counts["users"],
         "users unseen by the prior": int(bank.judged.sum()),
@@ -199,24 +201,34 @@ def _mesh_error(path: Path) -> dict[str, Any] | None:
 
 def _accounting(about: dict[str, Any], mesh: Path) -> dict[str, dict[str, int]]:
     counts = about["counts"]
-    status = Counter(largest(read_shards(mesh, ["status", "person"]))["status"].to_pylist())
-    photos = {"seen": counts["files"]} | {name: status.get(name, 0) for name in ("ok", "no_person", "unreadable")}
+    if about["vector"] is None:
+        status = Counter(largest(read_shards(mesh, ["status", "person"]))["status"].to_pylist())
+        found = {name: status.get(name, 0) for name in ("ok", "no_person", "unreadable")}
+    else:
+        found = {"ok": counts["photos"]}
+    photos = {"seen": counts["files"]} | found
     photos |= {"duplicates": counts["duplicates"], "set aside": counts["files_set_aside"]}
     ratings = {"seen": counts["ratings_in"], "used": counts["ratings_out"], "blank": counts["ratings_blank"]}
-    return {"photos": photos, "ratings": ratings | {"set aside": counts["ratings_set_aside"]}}
+    things = "photos" if about["vector"] is None else "items"
+    return {things: photos, "ratings": ratings | {"set aside": counts["ratings_set_aside"]}}
 
 
 def _notes(about: dict[str, Any], night: dict[str, Any]) -> dict[str, str]:
     notes = {}
     if not about["simulated"]:
         notes["effort"] = "The experts' own ratings were used as they are: no pseudo-labels, no revision round."
+    if about["vector"] is not None:
+        notes["mesh_error"] = "Items of this cohort are vectors: there are no bodies."
+        notes["cards"] = f"Items of this cohort are vectors of {about['vector']:,} numbers: there are no photos to show."
     if night["unchanged"]:
         notes["night"] = notes["gate"] = f"No feedback in this cohort: {night['reason']}."
     return notes
 
 
 def cards(cohort: Path, mesh: Path, pretrain: Path, body: Path, count: int = 18) -> list[Any]:
-    """Contact sheet: photos with mesh overlay and the generic model's scores, the odd ones among them."""
+    """Contact sheet: photos with mesh overlay and the generic model's scores, the odd ones among them; none of vectors."""
+    if holds_vectors(cohort / "photos"):
+        return []
     predictions = read_table(pretrain / "predictions.parquet")
     said = {
         row["photo_id"]: {d: row[d] for d in DIMENSIONS if row[d] is not None}

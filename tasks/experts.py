@@ -14,10 +14,10 @@ from model.compat import Compat
 from model.metrics import known_mean
 from model.physique_frame import FrameConfig
 from model.scores import DIMENSIONS
-from tasks.bodies import body_file
+from model.vector_frame import SIZE
+from tasks.features import VECTORS
 from tasks.frame_data import read_inputs, scores_by
 from tasks.labeller import MIDDLE, expert_labels
-from tasks.mesh_table import mesh_recipe
 from tasks.params import Model, Params, Pretrain
 from tasks.ratings import read_photos
 from tasks.reviewed import read_reviewed
@@ -117,9 +117,10 @@ def frame_settings(model: Model, embeddings: Path) -> dict[str, Any]:
     Raises:
         ValueError: `model.start` names no imported frame, or one that does not fit what `embed` made.
     """
-    width = len(read_table(shard_paths(embeddings)[0], ["vector"])["vector"][0])
-    config, compat = FrameConfig.of(model.size, width), Compat.of(model.compat)
-    if model.start is not None:
+    one = read_table(shard_paths(embeddings)[0], ["vector", "encoder"]).slice(0, 1).to_pylist()[0]
+    width, size = len(one["vector"]), SIZE if one["encoder"].startswith(VECTORS) else model.size
+    config, compat = FrameConfig.of(size, width), Compat.of(model.compat)
+    if model.start is not None and size != SIZE:
         described = Path(f"{model.start}.json")
         if not described.is_file():
             raise ValueError(f"model.start: {described} is missing; `physique weights import FILE` makes it")
@@ -130,7 +131,7 @@ def frame_settings(model: Model, embeddings: Path) -> dict[str, Any]:
                 f"model.size is {model.size!r} and embed.encoder gives {width}"
             )
     return {
-        "size": model.size,
+        "size": size,
         "frame": config.to_dict(),
         "compat": model.compat,
         "squash": compat.squash,
@@ -142,7 +143,7 @@ def frame_settings(model: Model, embeddings: Path) -> dict[str, Any]:
 def register_experts(out: Path, cohort: Path, body: Path, meshnet: Path, params: Params) -> str:
     """Register one model per expert, write out/pretrain.json with the versions; a page for Prefect."""
     from model.predictor import write_bundle
-    from tasks.registry import describe_version, expert_model, register, stage_run
+    from tasks.registry import describe_version, expert_model, photo_reader, register, stage_run
     from tasks.report.card import card, measured, pictures
 
     photos, truth = read_photos(out / "predictions.parquet"), read_table(cohort / "labels.parquet")
@@ -152,7 +153,7 @@ def register_experts(out: Path, cohort: Path, body: Path, meshnet: Path, params:
     test, places = ~photos.fitting().numpy(), [DIMENSIONS.index(name) for name in dimensions]
     said = dict(zip(photos.models, photos.predictions.numpy()[test][:, :, places].swapaxes(0, 1)))
     origins = Counter(zip(taught["rater_id"].to_pylist(), taught["origin"].to_pylist()))
-    recipe, (_, ours) = mesh_recipe(body, meshnet, params.mesh), body_file(body)
+    reader = photo_reader(out / "models", body, meshnet, params)
     registered, lines = {}, ["# Expert models", "", "| expert | model | version | " + " | ".join(dimensions) + " |"]
     lines.append("|---|---|---|" + "---:|" * len(dimensions))
     with stage_run("pretrain", params.pretrain.model_dump() | {"size": params.model.size}) as run_id:
@@ -168,10 +169,7 @@ def register_experts(out: Path, cohort: Path, body: Path, meshnet: Path, params:
             with TemporaryDirectory() as folder:
                 bundle = write_bundle(
                     Path(folder) / "bundle",
-                    recipe=recipe,
-                    body_is_ours=ours,
-                    encoder=params.embed.encoder,
-                    encoder_weights=params.embed.weights,
+                    reader=reader,
                     models=out / "models",
                     files={name: file},
                     dimensions=dimensions,

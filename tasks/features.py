@@ -1,7 +1,8 @@
-"""Meshes and image vectors of a cohort, on Ray actors, keyed by content (see tasks/keyed.py)."""
+"""Meshes and image vectors of a cohort, on Ray actors, keyed by content (see tasks/keyed.py); vectors that came along."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,15 +11,21 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from tasks.fanout import Crew, fan_out
+from tasks.intake.items import as_vectors
 from tasks.keyed import keep_current, missing_pieces, photo_ids, read_batches
 from tasks.mesh_table import mesh_table
 from tasks.schemas import SCHEMAS, check
-from tasks.tables import write_table
+from tasks.tables import read_table, shard_paths, write_table
 
 if TYPE_CHECKING:
     from model.extract import Recipe
     from model.prepare import Prepared
     from tasks.params import Mesh
+
+
+VECTORS = "features-"
+"""How `encoder` begins where vectors came with the cohort; a hash of them follows."""
+VECTOR_ROWS = 4096
 
 
 def settle(threads: int) -> None:
@@ -122,6 +129,28 @@ class EmbedActor:
             },
             schema=SCHEMAS["embeddings"],
         )
+
+
+def pass_vectors(photos: Path, out: Path) -> dict[str, int]:
+    """Items' own vectors as the embeddings table, keyed by a hash of them all; how many were kept and how many written."""
+    digest = hashlib.sha256()
+    for path in shard_paths(photos):
+        for row in read_table(path, ["photo_id", "bytes"]).to_pylist():
+            digest.update(row["photo_id"].encode() + row["bytes"])
+    key = f"{VECTORS}{digest.hexdigest()[:20]}"
+    done = keep_current(out, set(photo_ids(photos)), "encoder", key)
+    pieces = missing_pieces(photos, done, VECTOR_ROWS, key)
+    for piece in pieces:
+        ((ids, data),) = read_batches(piece.payload, VECTOR_ROWS)
+        vectors = as_vectors(data)
+        columns = {
+            "photo_id": [i for i in ids for _ in range(2)],
+            "flipped": [False, True] * len(ids),  # a vector has no mirror image; readers expect both
+            "vector": pa.array(list(vectors.repeat(2, 0)), pa.list_(pa.float32())),
+            "encoder": [key] * (2 * len(ids)),
+        }
+        write_table(check(pa.table(columns, schema=SCHEMAS["embeddings"]), "embeddings"), out / f"{piece.name}.parquet")
+    return {"kept": len(done), "computed": sum(piece.rows for piece in pieces)}
 
 
 def device_for(gpus: float) -> str:

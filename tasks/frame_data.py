@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from model.physique_frame import FrameConfig, PhysiqueFrame
+from model.physique_frame import FrameConfig
 from model.scores import DIMENSIONS
+from model.vector_frame import Frame
 from model.views import FrameInputs, camera_shift, score_views, square
 from tasks.schemas import VERTICES
 from tasks.tables import only, read_shards, read_table, shard_paths
@@ -41,11 +42,11 @@ def read_inputs(
     at = [row[i] for i in table["photo_id"].to_pylist()]
     vector[at, table["flipped"].to_numpy(zero_copy_only=False).astype(int)] = vectors
 
-    vertices = np.zeros((len(ids), VERTICES, 3), np.float16)
+    bodies = read_shards(mesh, ["photo_id", "status", "person", "vertices", "points", "box", "camera"])
+    vertices = np.zeros((len(ids), VERTICES if len(bodies) else 0, 3), np.float16)  # items that are vectors have no rows
     points = np.zeros((len(ids), 15, 2), np.float32)
     seen = np.zeros((len(ids), 10), np.float32)  # box and camera
     visible = np.zeros(len(ids), bool)
-    bodies = read_shards(mesh, ["photo_id", "status", "person", "vertices", "points", "box", "camera"])
     for batch in bodies.to_batches():
         found = pc.and_(pc.equal(batch["status"], "ok"), pc.equal(batch["person"], 0)).to_numpy(zero_copy_only=False)
         places = [(k, row[i]) for k, i in enumerate(batch["photo_id"].to_pylist()) if found[k] and i in row]
@@ -121,7 +122,7 @@ def scores_by(labels: pa.Table, raters: list[str], rows: dict[str, int]) -> Tens
 
 
 def predict_all(
-    frame: PhysiqueFrame, inputs: FrameInputs, survey: Tensor, batch: int = 256, device: str | torch.device = "cpu"
+    frame: Frame, inputs: FrameInputs, survey: Tensor, batch: int = 256, device: str | torch.device = "cpu"
 ) -> tuple[Tensor, Tensor]:
     """(N, 3) scores and (N, F) fused features of all photos (see model.views)."""
     frame.eval()

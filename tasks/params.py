@@ -34,7 +34,7 @@ class _Section(BaseModel):
 class Data(_Section):
     """Where the cohort comes from."""
 
-    source: Literal["mannequins", "folder", "physiqueaa50k"]
+    source: Literal["mannequins", "folder", "physiqueaa50k", "features"]
     path: Text
     scale: Annotated[
         list[float] | None,

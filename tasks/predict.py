@@ -13,13 +13,27 @@ from model.scores import DIMENSIONS
 from tasks.printable import printable
 
 
-def predict_files(photos: list[Path], user: str | None, overlay: Path | None, as_json: bool) -> int:
+def predict_files(
+    photos: list[Path], user: str | None, overlay: Path | None, as_json: bool, items: list[str] | None = None
+) -> int:
     """Print scores; the exit code: 0, or 1 when a photo could not be answered (a line on stderr says why).
+
+    Args:
+        photos: image files, or Parquet files of items that are vectors. items: names of such items of the cohort.
 
     Raises:
         LookupError: no champion is registered yet.
-        ValueError: --overlay with several photos.
+        ValueError: nothing to score, --overlay with several photos, or the champion reads something else.
     """
+    tables = [path for path in photos if path.suffix.lower() == ".parquet"]
+    if items or tables:
+        from tasks.predict_items import predict_items
+
+        if len(tables) < len(photos) or overlay is not None:
+            raise ValueError("items and Parquet files cannot be mixed with photos, and have no picture for --overlay")
+        return predict_items(items or [], tables, user, as_json)
+    if not photos:
+        raise ValueError("nothing to score: give photo files, or --item NAME where items are vectors")
     if overlay is not None and len(photos) > 1:
         raise ValueError(f"--overlay: {overlay} is one picture, {len(photos)} photos were given; give one photo")
     readable, failed = [], 0
@@ -37,6 +51,7 @@ def predict_files(photos: list[Path], user: str | None, overlay: Path | None, as
 def _answer(photos: list[tuple[Path, bytes]], user: str | None, overlay: Path | None, as_json: bool) -> int:
     from model.images import UnreadableImage, decode
     from model.predictor import Predictor
+    from tasks.predict_items import NEEDED
     from tasks.registry import PERSONAL, champion_bundle
 
     good, failed = [], 0
@@ -50,6 +65,8 @@ def _answer(photos: list[tuple[Path, bytes]], user: str | None, overlay: Path | 
     if not good:
         return failed
     predictor = Predictor(champion_bundle(PERSONAL))
+    if predictor.length is not None:
+        raise ValueError(f"the model that serves now reads vectors of {predictor.length} numbers, not photos; {NEEDED}")
     if user is not None and int(predictor.bank.index([user])[0]) < 0:  # type: ignore[union-attr]
         print(f"physique: user {user!r} is not in the bank; answered as for a new user", file=sys.stderr)
     answers = predictor([data for _, data in good], [user] * len(good))
@@ -96,10 +113,12 @@ def _table(rows: list[tuple[Path, Any]], user: str | None, predictor: Any) -> No
     for k in rated:
         table.add_column(DIMENSIONS[k], justify="right")
     for path, answer in rows:
-        cells = []
-        for k in rated:
-            sd = f" ± {answer.sd[k]:.1f}" if np.isfinite(answer.sd[k]) else ""
-            cells.append(f"{answer.scores[k]:.2f}{sd}")
         found = "found" if answer.status == "ok" else f"nobody found: {answer.row.reason or 'scored from the image'}"
-        table.add_row(escape(printable(path)), found, *cells)
+        table.add_row(escape(printable(path)), found, *cells(answer, rated))
     Console().print(table)
+
+
+def cells(answer: Any, rated: list[int]) -> list[str]:
+    """Scores on the rated dimensions, with how sure they are."""
+    sure = [f" ± {answer.sd[k]:.1f}" if np.isfinite(answer.sd[k]) else "" for k in rated]
+    return [f"{answer.scores[k]:.2f}{sd}" for k, sd in zip(rated, sure)]

@@ -15,7 +15,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model.predictor import PhotoReader
+    from tasks.params import Params
 
 PERSONAL = "physique-personal"
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -25,6 +29,20 @@ DESCRIPTION = 5000
 SERVED = Path(__file__).with_name("served.py")
 REQUIREMENTS = ["mlflow", "torch", "timm", "smplx", "safetensors", "numpy", "pandas", "pillow", "scipy",
                 "opencv-python-headless<5"]  # fmt: skip
+
+
+def photo_reader(models: Path, body: Path, meshnet: Path, params: Params) -> PhotoReader | None:
+    """What the photos of the frames in `models` are read with; None where they read vectors."""
+    from model.predictor import PhotoReader
+    from model.vector_frame import SIZE
+    from tasks.bodies import body_file
+    from tasks.mesh_table import mesh_recipe
+    from tasks.tables import read_json
+
+    if any(read_json(path)["config"]["size"] == SIZE for path in sorted(models.glob("*.json"))[:1]):
+        return None
+    recipe = mesh_recipe(body, meshnet, params.mesh)
+    return PhotoReader(recipe, body_file(body)[1], params.embed.encoder, params.embed.weights)
 
 
 def expert_model(rater_id: str) -> str:
@@ -54,11 +72,13 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def example() -> Any:
-    """What a model is asked: one row, a picture of 32×32 px in base64."""
+def example(length: int | None = None) -> Any:
+    """What a model is asked: one row, a picture of 32×32 px in base64, or a vector of `length` zeros."""
     import pandas as pd
     from PIL import Image
 
+    if length is not None:
+        return pd.DataFrame({"user_id": ["user-0001"], "vector": [[0.0] * length]})
     picture = io.BytesIO()
     Image.new("RGB", (32, 32), (128, 128, 128)).save(picture, "JPEG")
     return pd.DataFrame({"user_id": ["user-0001"], "image": [base64.b64encode(picture.getvalue()).decode()]})
@@ -100,10 +120,11 @@ def register(
     import mlflow
     from mlflow import MlflowClient
     from mlflow.models import Model, ModelSignature
-    from mlflow.types.schema import ColSpec, Schema
+    from mlflow.types.schema import Array, ColSpec, DataType, Schema
 
     from model.scores import DIMENSIONS
     from tasks.provenance import tags
+    from tasks.tables import read_json
 
     class NotAsked(Model):
         """MLflow loads a model that has an input example and asks it, seconds each; tests/test_registry.py does that."""
@@ -111,7 +132,9 @@ def register(
         def get_serving_input(self, path: str) -> None:
             return None
 
-    columns = [ColSpec("string", "user_id", required=False), ColSpec("string", "image")]
+    length = read_json(bundle / "bundle.json").get("vector")
+    asked = ColSpec("string", "image") if length is None else ColSpec(Array(DataType.double), "vector")
+    columns = [ColSpec("string", "user_id", required=False), asked]
     answers = [ColSpec("double", d) for d in DIMENSIONS]
     answers += [ColSpec("boolean", "known_user"), ColSpec("string", "status"), ColSpec("string", "error")]
     with quietly():
@@ -123,7 +146,7 @@ def register(
             artifacts={"bundle": str(bundle)},
             code_paths=[str(SERVED.parent.parent / "model")],
             signature=ModelSignature(Schema(columns), Schema(answers)),
-            input_example=example(),
+            input_example=example(length),
             pip_requirements=REQUIREMENTS,
             registered_model_name=name,
         )

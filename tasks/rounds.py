@@ -20,6 +20,7 @@ import numpy as np
 from model.labeller import describe
 from tasks.experts import base_drafts
 from tasks.frame_data import read_inputs, scores_by, scores_of
+from tasks.intake.items import needs_photos
 from tasks.labeller import LABELLER, Rounds, label_table
 from tasks.params import Params
 from tasks.splits import FIT, split_of
@@ -46,9 +47,11 @@ def advance(engine: Engine, cohort: Path, mesh: Path, embeddings: Path, params: 
 
     Raises:
         ValueError: no expert has been invited.
+        BadInput: there are no photos to review.
     """
     from tasks.reviews import close_round, invited, open_round, round_progress, rounds
 
+    needs_photos(cohort / "photos", "experts review photos")
     settings, said = params.pretrain, ""
     known = dict(rounds(engine))
     for number in (number for number, state in known.items() if state == "open"):

@@ -18,7 +18,8 @@ from mlflow.models import set_model
 
 
 class Served(mlflow.pyfunc.PythonModel):
-    """Columns in: `image` (a path, or the file's bytes in base64) and `user_id` (of personal models).
+    """Columns in: `image` (a path, or the file's bytes in base64) and `user_id` (of personal models). Models of items that
+    are vectors ask for `vector` (a list of numbers) in place of `image`.
 
     Columns out: one per dimension, 0 to 10 and empty where that dimension was never rated; `known_user`;
     `status` (ok, no_person, unreadable); `error`, one line, where a row could not be answered. One bad row
@@ -35,12 +36,16 @@ class Served(mlflow.pyfunc.PythonModel):
         from model.scores import DIMENSIONS
 
         frame = pd.DataFrame(model_input)
-        if "image" not in frame:
-            raise ValueError(f"column 'image' is missing; there are {list(frame.columns)}")
-        photos, errors = zip(*(read_image(value) for value in frame["image"])) if len(frame) else ((), ())
+        column = "image" if self.predictor.length is None else "vector"
+        if column not in frame:
+            raise ValueError(f"column '{column}' is missing; there are {list(frame.columns)}")
         users = frame["user_id"].tolist() if "user_id" in frame else [None] * len(frame)
         users = [user if isinstance(user, str) and user else None for user in users]
-        answers = self.predictor(photos, users)
+        if column == "vector":
+            answers, errors = self.predictor.of_vectors(frame["vector"].tolist(), users), [""] * len(frame)
+        else:
+            photos, errors = zip(*(read_image(value) for value in frame["image"])) if len(frame) else ((), ())
+            answers = self.predictor(photos, users)
         scores = np.array([answer.scores for answer in answers]).reshape(-1, len(DIMENSIONS))
         out = {name: scores[:, k] for k, name in enumerate(DIMENSIONS)}
         out |= {"known_user": [a.known for a in answers], "status": [a.status for a in answers]}

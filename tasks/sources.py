@@ -8,6 +8,9 @@
     feedback.csv              event_id,user_id,photo,kind,dimension,value,suggested,model_version,at
                               may be missing
 
+`features`: the same, with vectors in place of photos; the column `photo` of the CSV files may be called `item`:
+    items.parquet             item, vector (a list of numbers, equally long)    see tasks/intake/items.py
+
 `physiqueaa50k`, the paper's download: see tasks/intake/physiqueaa50k.py.
 
 Command: `python -c "from tasks.sources import read_source; print(read_source('folder',
@@ -21,8 +24,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from model.scores import DIMENSIONS, SCALE
-from tasks.intake.csv_file import read_csv
+from tasks.intake.csv_file import check_header, read_csv
 from tasks.intake.feedback import REQUIRED
+from tasks.intake.items import FILE, Items, find_items
 from tasks.intake.photos import find_photos
 from tasks.intake.physiqueaa50k import read_physiqueaa50k
 from tasks.intake.quarantine import BadInput, Quarantine
@@ -31,7 +35,7 @@ from tasks.printable import printable
 
 __all__ = ["SOURCES", "BadInput", "Cohort", "read_source"]
 
-SOURCES = ("mannequins", "folder", "physiqueaa50k")
+SOURCES = ("mannequins", "folder", "physiqueaa50k", "features")
 _SETTINGS = ("scale", "simulated", "name")
 
 
@@ -54,6 +58,8 @@ class Cohort:
     feedback: pa.Table | None = field(repr=False)
     quarantine: Quarantine = field(repr=False)
     notes: list[str] = field(default_factory=list)
+    items: Items | None = None
+    """Of `features`, in place of photos."""
 
 
 def read_source(source: str, path: str | Path, scale: tuple[float, float] | None = None) -> Cohort:
@@ -70,9 +76,15 @@ def read_source(source: str, path: str | Path, scale: tuple[float, float] | None
         raise BadInput(f"data.path: {what}: {root}")
     settings, notes = _settings(root)
     quarantine = Quarantine()
-    reader = read_physiqueaa50k if source == "physiqueaa50k" else _folder
-    photos, label, ratings, raters, feedback = reader(root, quarantine, notes)
-    if not photos:
+    items = None
+    if source == "features":
+        items = find_items(root / FILE, quarantine)
+        photos, label = {}, FILE
+        ratings, raters, feedback = _tables(root, quarantine, notes, "item")
+    else:
+        reader = read_physiqueaa50k if source == "physiqueaa50k" else _folder
+        photos, label, ratings, raters, feedback = reader(root, quarantine, notes)
+    if not photos and items is None:
         raise BadInput(f"{label}: holds no photo; put the pictures there")
     if not ratings.num_rows:
         raise BadInput(f"{root.name}: no rating could be read; every row is blank or in a broken line")
@@ -98,6 +110,7 @@ def read_source(source: str, path: str | Path, scale: tuple[float, float] | None
         feedback=feedback,
         quarantine=quarantine,
         notes=notes,
+        items=items,
     )
 
 
@@ -107,21 +120,43 @@ _Parts = tuple[dict[str, Path], str, pa.Table, pa.Table | None, pa.Table | None]
 def _folder(root: Path, quarantine: Quarantine, notes: list[str]) -> _Parts:
     if not (root / "photos").is_dir():
         raise BadInput(f"photos: no such folder in {root}; it holds the pictures that ratings.csv names")
+    ratings, raters, feedback = _tables(root, quarantine, notes, "photo")
+    photos = find_photos(root / "photos", quarantine, "photos")
+    return photos, "photos", ratings, raters, feedback
+
+
+def _tables(
+    root: Path, quarantine: Quarantine, notes: list[str], thing: str
+) -> tuple[pa.Table, pa.Table | None, pa.Table | None]:
+    """ratings.csv, raters.csv and feedback.csv. thing: what the column `photo` may be called."""
     if not (root / "ratings.csv").exists():
-        raise BadInput(f"ratings.csv: no such file in {root}; its columns are rater_id,photo,{','.join(DIMENSIONS)}")
-    ratings = read_csv(root / "ratings.csv", "ratings.csv", quarantine, required=("rater_id", "photo"))
+        raise BadInput(f"ratings.csv: no such file in {root}; its columns are rater_id,{thing},{','.join(DIMENSIONS)}")
+    ratings = _table(root, "ratings.csv", quarantine, ("rater_id", "photo"), thing)
     ask_for_scores(ratings, "ratings.csv")
     raters = feedback = None
     if (root / "raters.csv").exists():
         raters = read_csv(root / "raters.csv", "raters.csv", quarantine, required=("rater_id",))
     if (root / "feedback.csv").exists():
-        feedback = read_csv(root / "feedback.csv", "feedback.csv", quarantine, required=REQUIRED)
+        feedback = _table(root, "feedback.csv", quarantine, REQUIRED, thing)
     known = {"rater_id", "photo", *DIMENSIONS, "preference", "rated_at", "file", "line"}
     ignored = [column for column in ratings.column_names if column not in known]
     if ignored:
         notes.append(f"ratings.csv: columns not used: {', '.join(ignored)}")
-    photos = find_photos(root / "photos", quarantine, "photos")
-    return photos, "photos", ratings, raters, feedback
+    return ratings, raters, feedback
+
+
+def _table(root: Path, name: str, quarantine: Quarantine, required: tuple[str, ...], thing: str) -> pa.Table:
+    """A CSV file whose column `thing`, where there is one, is what others call `photo`."""
+    if thing == "photo":
+        return read_csv(root / name, name, quarantine, required)
+    table = read_csv(root / name, name, quarantine, tuple(column for column in required if column != "photo"))
+    if thing in table.column_names:
+        columns = [column for column in table.column_names if column != "photo"]
+        table = table.select(columns).rename_columns(["photo" if c == thing else c for c in columns])
+    elif "photo" not in table.column_names:
+        header = [column for column in table.column_names if column not in ("file", "line")]
+        check_header(header, f"{name}, line 1", tuple(thing if column == "photo" else column for column in required))
+    return table
 
 
 def _settings(root: Path) -> tuple[dict, list[str]]:

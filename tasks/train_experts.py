@@ -1,4 +1,4 @@
-"""Stage 1 as a Ray Train loop: one PhysiqueFrame per expert, the joint model they start from, and the generic one.
+"""Stage 1 as a Ray Train loop: one frame per expert, the joint model they start from, and the generic one.
 
 A job costs half a minute to start. A `tiny` model takes seconds to train, so one job trains them all and deals them out
 to its workers: rank r trains models r, r + W, r + 2W …, experts when the joint one is there. A `full` one is a job of
@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoint import load_frame, save_frame, seeded
-from model.lesson import Lesson, optimiser, rate, start_at_mean, start_frame
-from model.physique_frame import FrameConfig, PhysiqueFrame
+from model.lesson import Lesson, begin, optimiser, rate, start_frame
+from model.physique_frame import FrameConfig
 from model.preference import WIDTH, survey_code
 from model.scores import DIMENSIONS
+from model.vector_frame import Frame, VectorFrame
 from model.views import FrameInputs
 from tasks.frame_data import predict_all, read_inputs, scores_by, scores_of
 from tasks.splits import FIT, VAL, split_of
@@ -44,8 +45,8 @@ class Unit:
         config: dict[str, Any],
         device: torch.device,
         ranks: tuple[int, int] = (0, 1),
-        like: PhysiqueFrame | None = None,
-        start: PhysiqueFrame | None = None,
+        like: Frame | None = None,
+        start: Frame | None = None,
     ):
         """
         Args:
@@ -69,14 +70,7 @@ class Unit:
         self.frame = start_frame(
             FrameConfig.from_dict(config["frame"]), config["compat"], config["start"], config["backbone"]
         )
-        if start is not None:
-            self.frame.load_state_dict(start.state_dict())
-        elif like is not None:
-            self.frame.mesh.take_topology(like.mesh)
-        elif config["start"] is None:
-            self.frame.mesh.set_topology(inputs.mean_mesh())
-        if config["start"] is None and start is None:
-            start_at_mean(self.frame, self.labels[self.fit_rows])
+        begin(self.frame, inputs, self.labels, self.fit_rows, start, like, config["start"] is not None)
         self.frame.recompute(config["recompute"])
         self.epochs, self.lr = unit_epochs(name, config), config["own_lr" if start is not None else "lr"]
         self.lesson = Lesson(self.frame, config["loss"], [surveys.get(r, {}) for r in raters] or [{}]).to(device)
@@ -87,6 +81,8 @@ class Unit:
         if config["compile"]:
             self.step = torch.compile(self.step)  # type: ignore[assignment]
         self.epoch, self.curve, self.best = 0, [], None
+        if isinstance(self.frame, VectorFrame):  # it starts from a regression, which may be the best there is
+            self._look(math.nan)
 
     @property
     def done(self) -> bool:
@@ -121,6 +117,10 @@ class Unit:
             losses.append(loss.detach())
         self.epoch += 1
         loss = float(torch.stack(losses).mean()) if losses else math.nan  # too few photos for these many workers
+        self._look(loss)
+
+    def _look(self, loss: float) -> None:
+        """Note the error after this epoch; keep the weights if there were no better ones."""
         self.curve.append({"epoch": self.epoch, "loss": loss, "val": self.error()})
         if len(self.val_rows) and self.curve[-1]["val"] <= min(epoch["val"] for epoch in self.curve):
             self.best = {key: value.detach().cpu().clone() for key, value in self.frame.state_dict().items()}
@@ -202,7 +202,7 @@ def _labels(config: dict[str, Any], raters: list[str], inputs: FrameInputs) -> t
     return labels, given if given.isfinite().any() else None
 
 
-def joint(name: str, config: dict[str, Any]) -> PhysiqueFrame | None:
+def joint(name: str, config: dict[str, Any]) -> Frame | None:
     """The model that the model of this name starts from: the joint one for an expert's, if `begin` is `joint`."""
     if name in (GENERIC, JOINT) or config["begin"] != "joint":
         return None

@@ -96,7 +96,7 @@ def register_frame(about: dict[str, Any], expert: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: the body model or the mesh network is not there yet.
     """
-    from model.predictor import write_bundle
+    from model.predictor import PhotoReader, write_bundle
     from model.scores import DIMENSIONS
     from tasks.bodies import body_file
     from tasks.mesh_table import mesh_recipe
@@ -107,7 +107,7 @@ def register_frame(about: dict[str, Any], expert: str) -> dict[str, Any]:
         raise ValueError(f"--register: {about['source']['name']} is a {about['kind']}; experts' models are PhysiqueFrames")
     body, meshnet, params = Path("data/body"), Path("data/meshnet"), load_params()
     for path in (body / "body.json", meshnet / "mesh_net.safetensors"):
-        if not path.is_file():
+        if not path.is_file() or not path.stat().st_size:  # empty where data.source is features
             raise FileNotFoundError(f"{path} is missing; `dvc repro meshnet` makes it. Nothing was registered")
     described = Path(about["json"])
     source = {"name": about["source"]["name"], "sha256": about["source"]["sha256"]}
@@ -115,10 +115,12 @@ def register_frame(about: dict[str, Any], expert: str) -> dict[str, Any]:
     with stage_run("import", source), tempfile.TemporaryDirectory() as new:
         bundle = write_bundle(
             Path(new) / "bundle",
-            recipe=mesh_recipe(body, meshnet, params.mesh),
-            body_is_ours=body_file(body)[1],
-            encoder="clip",
-            encoder_weights=str(described.parent / about["clip"]),
+            reader=PhotoReader(
+                recipe=mesh_recipe(body, meshnet, params.mesh),
+                body_is_ours=body_file(body)[1],
+                encoder="clip",
+                encoder_weights=str(described.parent / about["clip"]),
+            ),
             models=described.parent,
             files={expert: described.stem},
             dimensions=DIMENSIONS,

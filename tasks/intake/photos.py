@@ -115,15 +115,15 @@ class PhotoIndex:
     set_aside: int = 0
     shards: int = 0
 
-    def resolver(self) -> Callable[[str], str | None]:
+    def resolver(self, suffixless: bool = True) -> Callable[[str], str | None]:
         """A function from a photo's name as people write it to its photo_id, or None.
 
         Exact names first; then without `photos/`, with / for \\, in either Unicode form; then without regard
-        to case and blanks around it, and without suffix, where this fits one photo only.
+        to case and blanks around it, and (`suffixless`) without suffix, where this fits one photo only.
         """
         loose: dict[str, set[str]] = {}
         for name, photo_id in self.ids.items():
-            for key in {_loose(name), _loose(name).rsplit(".", 1)[0]}:
+            for key in {_loose(name), _loose(name).rsplit(".", 1)[0] if suffixless else _loose(name)}:
                 loose.setdefault(key, set()).add(photo_id)
 
         def resolve(name: str) -> str | None:
@@ -166,7 +166,7 @@ def write_photos(
                 index.set_aside += 1
             else:
                 if rows and (len(rows) == SHARD_ROWS or held + len(raw) > SHARD_BYTES):
-                    _write_shard(rows, folder, index)
+                    write_shard(rows, folder, index)
                     rows, held = [], 0
                 width, height = size or (None, None)
                 rows.append(dict(zip(PHOTOS.names, (photo_id, name, width, height, source, raw))))
@@ -178,7 +178,7 @@ def write_photos(
         if on_progress is not None:
             on_progress(done, len(files))
     if rows:
-        _write_shard(rows, folder, index)
+        write_shard(rows, folder, index)
     return index
 
 
@@ -199,7 +199,8 @@ def _read(
         yield name, raw, hashlib.sha256(raw).hexdigest()
 
 
-def _write_shard(rows: list[dict], folder: Path, index: PhotoIndex) -> None:
+def write_shard(rows: list[dict], folder: Path, index: PhotoIndex) -> None:
+    """Write rows of the `photos` table as the next shard of `folder`."""
     table = check(pa.Table.from_pylist(rows, schema=PHOTOS), "photos")
     write_table(table, folder / f"{index.shards:05d}.parquet", row_group_size=_ROW_GROUP)
     index.shards += 1

@@ -44,6 +44,10 @@ class Quarantine:
         for file, row, value in zip(files, rows, values, strict=True):
             self.add(file, row, field, reason, value)
 
+    def reword(self, fields: dict[str, str], reasons: dict[str, str]) -> None:
+        """Say fields and reasons in other words, where there are any."""
+        self._rows = [(f, row, fields.get(x, x), reasons.get(why, why), value) for f, row, x, why, value in self._rows]
+
     def of_files(self) -> list[str]:
         """Files set aside as a whole (no row)."""
         return [row[0] for row in self._rows if row[1] is None]

@@ -88,7 +88,8 @@ def card(
     curve = [epoch for epoch in about["curve"] if epoch["val"] is not None]
     if curve:
         best = min(curve, key=lambda epoch: epoch["val"])
-        said = f"{len(about['curve'])} passes over the photos; kept is what pass {best['epoch']} left, the best on the"
+        kept = f"what pass {best['epoch']} left" if best["epoch"] else "the regression it started from"
+        said = f"{about['curve'][-1]['epoch']} passes over the photos; kept is {kept}, the best on the"
         lines += ["", f"{said} expert's own validation photos (error {best['val']:.2f} points)."]
     lines += ["", "## Limits", "", *(f"- {limit}" for limit in _limits(rows, labels, simulated))]
     return "\n".join([*lines, ""])

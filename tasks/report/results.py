@@ -130,6 +130,7 @@ class Results(TypedDict):
     `cohort` holds `name` and counts (int). `provenance` may hold anything; `git_commit`, `created`,
     `versions`, `dvc` (path → hash), `models` (name → version) and `params` have their own places.
     `notes` maps a section (effort, curve, night, gate, mesh_error, table) to the reason it is empty.
+    `vectors`: items are no photos; the page says so, since its words are about photos.
     `next` maps a command to what it shows, in place of the usual list.
     """
 
@@ -146,6 +147,7 @@ class Results(TypedDict):
     quarantine: list[QuarantineRow]
     accounting: dict[str, dict[str, int]]
     notes: NotRequired[dict[str, str]]
+    vectors: NotRequired[bool]  # items are vectors, not photos
     next: NotRequired[dict[str, str]]
 
 
@@ -173,7 +175,9 @@ def clean(results: dict | Results) -> Results:
         out["mesh_error"]["baseline_mm"] = out["mesh_error"].get("baseline_mm") or [None, None, None]
     out["notes"] = EMPTY | (out.get("notes") or {})
     if not out.get("next"):
-        out["next"] = dict(NEXT)
+        out["next"] = (NEXT_OF_VECTORS if out.get("vectors") else {}) | {
+            command: what for command, what in NEXT.items() if not (out.get("vectors") and "PHOTO" in command)
+        }
     return out
 
 
@@ -197,6 +201,9 @@ NEXT = {
     "uv run dvc exp run -S finetune.iterations=50": "rebuild exactly what a parameter changes",
 }
 """Where to look next: command → what it shows."""
+
+NEXT_OF_VECTORS = {"uv run physique predict --item NAME --user ID": "score an item of the cohort"}
+"""The same where items are vectors, in place of what is about a PHOTO."""
 
 
 def note(results: Results, section: str) -> str:

@@ -155,12 +155,13 @@ def _night(results: Results) -> Sentence:
 
 def _photos(results: Results) -> Sentence | None:
     """Every photo is somewhere."""
-    ledger = results["accounting"].get("photos")
+    ledger = results["accounting"].get("photos") or results["accounting"].get("items")
     if not ledger:
         return None
     rest = ", ".join(f"{count(n)} {label(name)}" for name, n in ledger.items() if name != "seen" and n)
     missing = lost(ledger)
-    text = f"Of {counted(ledger.get('seen', 0), 'photo file')}: {rest or 'none counted'}"
+    noun = "photo file" if "photos" in results["accounting"] else "item"
+    text = f"Of {counted(ledger.get('seen', 0), noun)}: {rest or 'none counted'}"
     if missing:
         how = f"{count(missing)} unaccounted for" if missing > 0 else f"{count(-missing)} counted twice"
         return Sentence(f"{text}; {how}.", "worse")

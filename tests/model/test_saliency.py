@@ -22,7 +22,7 @@ from model.images import apply_affine, decode
 from model.mesh_row import MeshRow
 from model.physique_frame import FrameConfig, PhysiqueFrame
 from model.pose_graph import PoseGraph
-from model.predictor import Answer, Predictor, write_bundle
+from model.predictor import Answer, PhotoReader, Predictor, write_bundle
 from model.saliency import STEP, explain, gradients, readings, shares
 from model.saliency_maps import CENTIMETRE, PARTS, bulge_field, bulges, map_size, normals, on_photo, part_of
 from model.saliency_subject import Scorer, Subject, _with_soft_points, blurred, subject_of
@@ -70,9 +70,9 @@ def predictor(body_file: Path, net_folder: Path, net, photos, tmp_path_factory) 
         torch.manual_seed(0)
         frame = PhysiqueFrame(FrameConfig.tiny(net.width))
         save_frame(frame, folder / "models", "000", {"survey": {}})
+        reader = PhotoReader(Recipe(str(body_file), str(net_folder), detector="presence"), True, "meshnet", None)
         bundle = write_bundle(
-            folder / "bundle", recipe=Recipe(str(body_file), str(net_folder), detector="presence"), body_is_ours=True,
-            encoder="meshnet", encoder_weights=None, models=folder / "models", files={"expert-01": "000"},
+            folder / "bundle", reader=reader, models=folder / "models", files={"expert-01": "000"},
             dimensions=DIMENSIONS[:2],
         )  # fmt: skip
         made = Predictor(bundle)

@@ -82,7 +82,7 @@ def test_scale_of_the_raters(tmp_path):
         (
             "source: mannequins",
             "source: photos",
-            "params.yaml: data.source is 'photos'; it must be one of mannequins, folder, physiqueaa50k",
+            "params.yaml: data.source is 'photos'; it must be one of mannequins, folder, physiqueaa50k, features",
         ),
         (
             "experts: null",
