@@ -127,7 +127,7 @@ def test_a_bundle_answers_vectors_and_names_bad_ones(tmp_path):
         "vector: holds NaN, infinity or a number beyond 3e38",
         "",
     ]
-    expected = made.score(made.fuse(x[:1]))[0]
+    expected = made.score(made.fuse(x[:1]))[0].detach()
     assert answers[0].scores[1] == pytest.approx(float(expected[1]), abs=1e-5) == answers[5].scores[1]
     assert math.isnan(answers[0].scores[0]) and [answer.status for answer in answers[:2]] == ["ok", "unreadable"]
     with pytest.raises(ValueError, match="this model reads vectors of 6 numbers, not photos"):

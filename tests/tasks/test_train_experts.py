@@ -17,6 +17,7 @@ from model.lesson import Lesson, optimiser, rate, start_frame
 from model.physique_frame import FrameConfig
 from model.views import FrameInputs
 from tasks.experts import frame_settings
+from tasks.features import VECTORS
 from tasks.params import load_params
 from tasks.splits import FIT, VAL, split_of
 from tasks.tables import write_table
@@ -127,13 +128,34 @@ def test_the_papers_schedule_is_a_tenth_every_five_epochs():
 def test_where_weights_start_is_checked(tmp_path):
     with pytest.raises(ValueError, match="model.backbone: frames of this size have no Swin-V2"):
         start_frame(FrameConfig.tiny(WIDTH), "fixed", None, "swin.safetensors")
-    shard = pa.table({"photo_id": ["a"], "vector": pa.array([[0.0] * WIDTH], pa.list_(pa.float32()))})
-    write_table(shard, tmp_path / "embeddings/1.parquet")
+    vector = pa.array([[0.0] * WIDTH], pa.list_(pa.float32()))
+    for name, encoder in (("embeddings", "meshnet-1"), ("own", f"{VECTORS}1")):
+        shard = pa.table({"photo_id": ["a"], "vector": vector, "encoder": [encoder]})
+        write_table(shard, tmp_path / name / "1.parquet")
     params = load_params()
     missing = params.changed(model={"start": "data/weights/nix"}).model
     with pytest.raises(ValueError, match=r"model.start: data/weights/nix.json is missing"):
         frame_settings(missing, tmp_path / "embeddings")
     assert frame_settings(params.model, tmp_path / "embeddings")["frame"]["image_width"] == WIDTH
+    own = frame_settings(params.changed(model={"size": "full"}).model, tmp_path / "own")
+    assert own["size"] == own["frame"]["size"] == "vector"
+
+
+def test_a_model_of_vectors_keeps_its_regression_where_training_does_harm(tmp_path):
+    inputs = cohort((FIT, VAL))
+    inputs.vertices = inputs.vertices[:, :0]
+    config = settings(tmp_path, frame=FrameConfig.of("vector", WIDTH).to_dict(), epochs=3, lr=10.0)
+    x, taste = inputs.vector[:, 0], torch.linspace(-1, 1, WIDTH)
+    scores = {d: (5 + 0.8 * x @ taste).clamp(0, 10).numpy() for d in ("appearance", "health", "posture")}
+    labels = {"photo_id": inputs.ids, "rater_id": ["e"] * len(inputs), **scores}
+    write_table(pa.table(labels), tmp_path / "labels.parquet")
+    unit = Unit(GENERIC, inputs, config, torch.device("cpu"))
+    while not unit.done:
+        unit.train_epoch()
+    errors = [epoch["val"] for epoch in unit.curve]
+    assert [epoch["epoch"] for epoch in unit.curve] == [0, 1, 2, 3]
+    assert errors[0] < 0.3 and errors[0] < min(errors[1:])
+    assert unit.best is not None and not unit.best["bent.3.weight"].any()  # what no step has touched
 
 
 def rated_by(experts: dict[str, tuple[float, float]], inputs: FrameInputs, folder: Path, **changes: Any) -> dict[str, Any]:
