@@ -299,3 +299,18 @@ class Predictor:
         scores[:, ~self.rated] = np.nan
         sd[:, ~self.rated] = np.nan
         return scores, sd, answer.known.tolist()
+
+
+def as_vector(given: Any, length: int) -> tuple[np.ndarray, str]:
+    """(length,) float32 of a list of numbers, or one line that says what is wrong with it."""
+    nothing = np.zeros(0, np.float32)
+    try:
+        vector = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        return nothing, f"vector: {type(given).__name__}, expected a list of {length} numbers"
+    if vector.shape != (length,):
+        shape = "×".join(map(str, vector.shape))
+        return nothing, f"vector: {f'length {shape}' if shape else 'a single value'}, expected a list of {length} numbers"
+    if not (np.isfinite(vector) & (np.abs(vector) < 3e38)).all():
+        return nothing, "vector: holds NaN, infinity or a number beyond 3e38"
+    return vector.astype(np.float32), ""

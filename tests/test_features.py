@@ -71,6 +71,7 @@ warnings.filterwarnings("ignore")
 import mlflow, pandas
 from tasks.predict import predict_files
 from tasks.predict_items import named_vectors
+from tasks.questions import ask_user
 from pathlib import Path
 mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
 (_, vector), = named_vectors(["item 3"])
@@ -80,6 +81,7 @@ expert = mlflow.pyfunc.load_model("models:/physique-expert-expert-0@champion")
 said = {"personal": model.predict(frame).to_dict("list"), "expert": expert.predict(frame[["vector"]][:1]).to_dict("list"),
         "example": model.predict(model.input_example).to_dict("list"), "refused": []}
 print(json.dumps(said))
+ask_user("user-01", 2, None, True)
 predict_files([], "user-01", None, True, ["item 3"])
 print(predict_files([Path(sys.argv[1])], "user-01", None, True))
 for photos, items in (([Path(sys.argv[2])], None), ([], None), ([], ["zebra"]), ([Path(sys.argv[3])], None)):
@@ -102,7 +104,7 @@ def test_models_are_asked_by_alias_by_item_and_by_file(features: Checkout, tmp_p
     Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
     files = [str(tmp_path / name) for name in ("new.parquet", "photo.png", "short.parquet")]
     done = features.run("asked", *files)
-    registry, by_item, by_file, failed, *refused = done.stdout.strip().splitlines()
+    registry, first, second, by_item, by_file, failed, *refused = done.stdout.strip().splitlines()
     said = json.loads(registry)
     personal = said["personal"]
     assert personal["known_user"] == [True, False, False]
@@ -111,6 +113,7 @@ def test_models_are_asked_by_alias_by_item_and_by_file(features: Checkout, tmp_p
     for dimension in ("appearance", "health"):
         assert all(0 <= score <= 10 for score in (*personal[dimension][:2], *said["expert"][dimension]))
         assert json.loads(by_item)["scores"][dimension] == pytest.approx(personal[dimension][0], abs=1e-3)
+    assert {json.loads(first)["photo"], json.loads(second)["photo"]} <= {f"item {k}" for k in range(90)}
     assert said["example"]["status"] == ["ok"]
     assert json.loads(by_file)["item"] == "x" and failed == "1"
     assert "physique: new.parquet, row 2, vector: vector holds NaN or infinity ('y: number 1 is nan')" in done.stderr
