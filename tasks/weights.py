@@ -102,12 +102,13 @@ def register_frame(about: dict[str, Any], expert: str) -> dict[str, Any]:
     from tasks.mesh_table import mesh_recipe
     from tasks.params import load_params
     from tasks.registry import expert_model, register, stage_run
+    from tasks.source_kind import without_photos
 
     if about["kind"] != "frame":
         raise ValueError(f"--register: {about['source']['name']} is a {about['kind']}; experts' models are PhysiqueFrames")
     body, meshnet, params = Path("data/body"), Path("data/meshnet"), load_params()
     for path in (body / "body.json", meshnet / "mesh_net.safetensors"):
-        if not path.is_file() or not path.stat().st_size:  # empty where data.source is features
+        if not path.is_file() or without_photos():
             raise FileNotFoundError(f"{path} is missing; `dvc repro meshnet` makes it. Nothing was registered")
     described = Path(about["json"])
     source = {"name": about["source"]["name"], "sha256": about["source"]["sha256"]}
