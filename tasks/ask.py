@@ -21,6 +21,7 @@ from torch import Tensor
 from model import personal
 from model.ask import next_photos
 from model.bank import Bank, Prediction
+from model.bank_opened import OpenBank
 from tasks.intake.quarantine import BadInput
 from tasks.mesh_table import largest
 from tasks.ratings import Photos, read_photos
@@ -40,7 +41,7 @@ class Pool:
     names: as people know them, in the order of `photos.ids`.
     """
 
-    bank: Bank
+    bank: Bank | OpenBank
     photos: Photos
     may: Tensor
     names: list[str]
@@ -80,19 +81,18 @@ class Pool:
         return self.bank.predict(self.photos.predictions[rows], self.bank.index([user]).expand(len(rows)), fused)
 
 
-def _known(bank: Bank, user: str, survey: dict, coming: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _known(bank: Bank | OpenBank, user: str, survey: dict, coming: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Weights (D, P), their covariance about a user's order of photos (D, P, P), noise (D,), NaN where nobody rated.
 
     coming (n, D, P): photos whose ratings are on their way; in a linear Gaussian model they take the same off the
     covariance whatever they will be. How widely a user spreads scores is left out of the covariance, as of all the
     model's uncertainty: it says nothing about their order.
     """
-    row = int(bank.index([user])[0])
-    if row < 0:
+    if int(bank.index([user])[0]) < 0:
         stats = personal.no_stats(1, len(bank.prior.noise), bank.basis.size)
         own = bank.prior.of(bank.selection.shift([survey]))
     else:
-        entry = bank.take([row])
+        entry = bank.part([user])
         stats, own = entry.stats, entry.prior_mean
     found = personal.posterior(bank.prior, own, stats)
     alike = replace(bank.prior, scales=None, shares=None)
@@ -104,7 +104,7 @@ def _known(bank: Bank, user: str, survey: dict, coming: Tensor) -> tuple[Tensor,
     return found.mean[0], cov[0], noise
 
 
-def cohort_pool(bank: Bank, artifacts: Path = Path("artifacts"), data: Path = Path("data")) -> Pool:
+def cohort_pool(bank: Bank | OpenBank, artifacts: Path = Path("artifacts"), data: Path = Path("data")) -> Pool:
     """The photos of the cohort. Raises BadInput: not built yet, or by other models than the bank's."""
     pretrain = artifacts / "pretrain"
     if not (pretrain / "predictions.parquet").is_file():

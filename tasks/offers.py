@@ -28,7 +28,7 @@ def offer_predictions(engine: Engine, count: int, user: str | None = None) -> li
         LookupError: no champion is registered yet.
         BadInput: no predictions of the cohort's photos, or nobody is invited.
     """
-    from model.bank import load_bank
+    from model.bank_opened import open_bank
     from tasks.ask import cohort_pool
     from tasks.questions import page_of, rated_photos, surveys
     from tasks.registry import PERSONAL, champion
@@ -41,7 +41,7 @@ def offer_predictions(engine: Engine, count: int, user: str | None = None) -> li
         raise BadInput("no user is invited; `physique review invite ID --role user` first")
     people = people if user is None else [user]
     bundle, version = champion(PERSONAL)
-    pool = cohort_pool(load_bank(bundle / "bank"))
+    pool = cohort_pool(open_bank(bundle / "bank"))
     rated, answered = rated_photos(people), surveys(people, engine)
     done = []
     for person in people:

@@ -35,13 +35,13 @@ def ask_user(user: str, count: int, folder: Path | None, as_json: bool) -> None:
         LookupError: no champion is registered yet.
         BadInput: no predictions of the cohort's photos, or no photo in the folder.
     """
-    from model.bank import load_bank
+    from model.bank_opened import open_bank
     from model.predictor import Predictor
     from tasks.ask import cohort_pool, folder_pool
     from tasks.registry import PERSONAL, champion
 
     bundle, version = champion(PERSONAL)
-    pool = folder_pool(folder, Predictor(bundle)) if folder else cohort_pool(load_bank(bundle / "bank"))
+    pool = folder_pool(folder, Predictor(bundle)) if folder else cohort_pool(open_bank(bundle / "bank"))
     store = store_if_any()
     rated, waiting = page_of(store, user)
     rated |= rated_photos([user])[user]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from personal_cases import MODELS, Cohort, photo_id
 
+from model.bank_opened import open_bank
 from tasks.ask import Pool, _with_people
 from tasks.intake.quarantine import BadInput
 from tasks.personal import finetune
@@ -76,6 +77,14 @@ def test_what_waits_to_be_answered_is_not_asked_in_other_words(pool):
     after = more.next("user-003", 1, waiting=one_rated)
     assert alone == [len(photos.ids)], "as if the rating were lost, the twin is the best"
     assert after != [len(photos.ids)]
+
+
+def test_a_bank_on_disk_asks_the_same(pool, tmp_path):
+    pool.bank.save(tmp_path / "bank")
+    opened = Pool(open_bank(tmp_path / "bank"), pool.photos, pool.may, pool.names)
+    for user in ("user-003", "nobody"):
+        assert opened.next(user, 8) == pool.next(user, 8)
+    torch.testing.assert_close(opened.said("user-003", [1, 5]).scores, pool.said("user-003", [1, 5]).scores, equal_nan=True)
 
 
 def test_a_survey_moves_what_a_new_user_is_asked_for(pool):
