@@ -1,16 +1,17 @@
-"""Stage 3: a night of feedback. Entries are updated, the gate keeps back what is not better, one bank results.
+"""Stage 3: nights of feedback. Entries are updated, the gate keeps back what is not better, one bank results.
 
-uv run dvc repro continual
+uv run dvc repro continual        docs/feedback.md says what feedback does
 """
 
 from pathlib import Path
 
 from prefect import flow
 
-from tasks.banks import bank_page, keep_bank, night_settings, register_bank
+from tasks.banks import bank_page, keep_bank, night_rule, night_settings, register_bank
+from tasks.lineage import plan
 from tasks.params import load_params
-from tasks.stage import publish, run
-from tasks.tables import read_json, replaced_folder
+from tasks.stage import publish, run, say
+from tasks.tables import found_again, read_json, replaced_folder, write_json
 from tasks.train import fit
 from tasks.train_personal import continual_loop
 
@@ -18,24 +19,32 @@ from tasks.train_personal import continual_loop
 @flow
 def continual(
     cohort: str = "data/cohort",
+    nights: str = "data/nights",
     pretrain: str = "artifacts/pretrain",
     finetune: str = "artifacts/finetune",
     body: str = "data/body",
     meshnet: str = "data/meshnet",
     out: str = "artifacts/continual",
 ) -> None:
-    """Update the bank from the feedback snapshot; without new ratings the bank stays and nothing is registered."""
+    """Bring the bank up to date with the snapshots of feedback, and register it if that changed anything."""
     params = load_params()
+    found_again(Path(out))
+    todo = plan(Path(out), Path(finetune), Path(nights), night_rule(params))
+    if todo.goes_on and not todo.nights:
+        say(f"no new night of feedback: the bank has learned from all {len(todo.earlier)}")
+        return
     with replaced_folder(out) as folder:
-        config = night_settings(Path(cohort), Path(pretrain), Path(finetune), folder, params)
+        config = night_settings(Path(cohort), Path(pretrain), Path(finetune), todo, folder, params)
         fit(continual_loop, config, name="continual", workers=params.continual.workers, cpus_per_worker=0.5)
-        if read_json(folder / "continual.json")["unchanged"]:
-            facts = keep_bank(folder, "continual.json", Path(finetune), "finetune.json")
+        facts = read_json(folder / "continual.json") | {"lineage": todo.lineage}
+        write_json(facts, folder / "continual.json")
+        if facts["unchanged"]:
+            facts = keep_bank(folder, "continual.json", todo.start)
         else:
             facts = register_bank(
                 folder, "continual", "continual.json", Path(pretrain), Path(body), Path(meshnet), params
             )
-        page = bank_page("A night of feedback", facts, folder / "users.parquet")
+        page = bank_page("Nights of feedback", facts, folder / "users.parquet")
     publish("continual", page)
 
 

@@ -17,19 +17,14 @@ from tasks.stage import publish, run
 
 
 @flow
-def evaluate(
-    cohort: str = "data/cohort",
-    mesh: str = "data/mesh",
-    meshnet: str = "data/meshnet",
-    body: str = "data/body",
-    artifacts: str = "artifacts",
-    out: str = "report",
-) -> None:
+def evaluate(data: str = "data", artifacts: str = "artifacts", out: str = "report") -> None:
     """Judge, draw, write report/index.html, print the summary."""
     from rich.console import Console
 
-    found = results(Path(cohort), Path(mesh), Path(meshnet), Path(artifacts), load_params())
-    pictures = cards(Path(cohort), Path(mesh), Path(artifacts) / "pretrain", body_file(Path(body))[0])
+    stages = Path(data)
+    found = results(stages, Path(artifacts), load_params())
+    body = body_file(stages / "body")[0]
+    pictures = cards(stages / "cohort", stages / "mesh", Path(artifacts) / "pretrain", body)
     write_report(found, pictures, Path(out))
     publish("report", markdown_summary(found, contact_sheet(pictures)))
     Console().print(terminal_summary(found))

@@ -7,19 +7,21 @@
 from prefect import flow
 
 from flows.pipeline import pipeline
+from tasks.stage import run, say
 
 
 @flow
 def nightly() -> dict[str, str]:
     """Feedback of the day to better personal models by morning, or a reason why not.
 
-    New feedback makes `cohort` stale and through it `continual` and `evaluate`; what feedback does not
-    touch shows as cached.
+    New feedback becomes a snapshot (`nights`), which makes `continual` and `evaluate` stale; what feedback does not touch
+    shows as cached. Nights that were missed are caught up in one. Killed anywhere, it goes on when it is run again.
     """
-    return pipeline(target="evaluate")
+    done = pipeline(target="evaluate")
+    if done["continual"] == "Cached":
+        say("nothing new: no feedback has come since the last night, and its personal models go on serving")
+    return done
 
 
 if __name__ == "__main__":
-    from tasks.stage import run
-
     run(nightly)

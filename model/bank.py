@@ -148,6 +148,8 @@ class Bank:
         own, others = self.arrays(), part.arrays()
         for name, value in own.items():
             value[rows] = others[name]
+        for row, survey in zip(rows, part.surveys, strict=True):
+            self.surveys[row] = survey
 
     def promote(self, promoted: Tensor, found: Posterior) -> None:
         """Serve what was `found` where promoted (U, D) is true; what was served before is kept for rollback."""

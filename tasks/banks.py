@@ -6,8 +6,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tasks.lineage import Plan
 from tasks.params import Params
 from tasks.tables import read_json, read_table, write_json
+
+CONTENT = "bank.sha256"
+"""Tag of a model version: the hash of its bank's content."""
 
 
 def said_of_photos(pretrain: Path) -> dict[str, str]:
@@ -33,28 +37,44 @@ def finetune_settings(cohort: Path, pretrain: Path, out: Path, params: Params) -
     }
 
 
-def night_settings(cohort: Path, pretrain: Path, bank: Path, out: Path, params: Params) -> dict[str, Any]:
-    """Config of `continual_loop`."""
+def night_rule(params: Params) -> dict[str, Any]:
+    """Settings that decide what a night makes of a bank."""
     settings = params.continual
-    return said_of_photos(pretrain) | {
-        "bank": str((bank / "bank").resolve()),
-        "feedback": str((cohort / "feedback.parquet").resolve()),
-        "raters": str((cohort / "raters.parquet").resolve()),
-        "out": str(out.resolve()),
+    return {
         "forget": list(settings.forget),
         "confidence": settings.confidence,
         "min_ratings": params.finetune.min_ratings,
     }
 
 
+def night_settings(cohort: Path, pretrain: Path, first: Path, todo: Plan, out: Path, params: Params) -> dict[str, Any]:
+    """Config of `continual_loop`."""
+    paths = {"bank": todo.start / "bank", "first": first / "bank", "out": out}
+    paths |= {"labels": cohort / "labels.parquet", "raters": cohort / "raters.parquet"}
+    return said_of_photos(pretrain) | night_rule(params) | {
+        **{name: str(path.resolve()) for name, path in paths.items()},
+        "nights": [str(path.resolve()) for path in todo.nights],
+        "earlier": [str(path.resolve()) for path in todo.earlier],
+    }
+
+
 def register_bank(
     folder: Path, stage: str, summary: str, pretrain: Path, body: Path, meshnet: Path, params: Params
 ) -> dict[str, Any]:
-    """Register the bank in `folder` as `physique-personal` and note its version in the stage's summary."""
-    from model.predictor import write_bundle
-    from tasks.registry import PERSONAL, photo_reader, register, stage_run
+    """Register the bank in `folder` as `physique-personal` and note its version in the stage's summary.
 
-    facts = read_json(folder / summary)
+    A bank that is registered already, by a run that was killed later on, is not registered again.
+    """
+    from model.bank_opened import content_hash
+    from model.predictor import write_bundle
+    from tasks.registry import PERSONAL, photo_reader, promote, register, registered_with, stage_run
+
+    facts, content = read_json(folder / summary), content_hash(folder / "bank")
+    known = registered_with(PERSONAL, CONTENT, content)
+    if known is not None:
+        promote(PERSONAL, known["version"])
+        write_json(facts | {"registered": known}, folder / summary)
+        return facts | {"registered": known}
     about = [read_json(file)["about"] | {"file": file.stem} for file in sorted((pretrain / "models").glob("*.json"))]
     settings = getattr(params, stage).model_dump()
     with stage_run(stage, settings) as run_id, TemporaryDirectory() as temporary:
@@ -68,14 +88,16 @@ def register_bank(
         )
         metrics = {key: float(value) for key, value in facts.items() if isinstance(value, (int, float))}
         # Entries passed the gate one by one, so the bank they are in serves from now on.
-        version = register(PERSONAL, bundle, stage, metrics=metrics, about={"bank.stage": stage}, champion=True)
+        about_bank = {"bank.stage": stage, CONTENT: content}
+        version = register(PERSONAL, bundle, stage, metrics=metrics, about=about_bank, champion=True)
     write_json(facts | {"mlflow_run": run_id, "registered": version}, folder / summary)
     return facts | {"registered": version}
 
 
-def keep_bank(folder: Path, summary: str, before: Path, before_summary: str) -> dict[str, Any]:
-    """Note that the bank of the stage before goes on serving: a night without feedback registers nothing."""
-    facts = read_json(folder / summary) | {"registered": read_json(before / before_summary)["registered"]}
+def keep_bank(folder: Path, summary: str, before: Path) -> dict[str, Any]:
+    """Note that the bank of the folder `before` goes on serving: a night that changes nothing registers nothing."""
+    then = next(before / name for name in ("continual.json", "finetune.json") if (before / name).exists())
+    facts = read_json(folder / summary) | {"registered": read_json(then)["registered"]}
     write_json(facts, folder / summary)
     return facts
 

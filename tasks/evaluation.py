@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.bank import Bank, load_bank
@@ -17,6 +17,7 @@ from tasks.mesh_pictures import cards as mesh_cards
 from tasks.mesh_table import largest
 from tasks.params import Params
 from tasks.ratings import Photos, Ratings, as_feedback, as_ratings, read_photos
+from tasks.recovery import comments, drifted_users, feedback_of, night_by_night
 from tasks.splits import TEST, split_of
 from tasks.stage import DURATIONS
 from tasks.tables import read_json, read_shards, read_table
@@ -24,13 +25,15 @@ from tasks.tables import read_json, read_shards, read_table
 METRICS = ("srcc", "plcc", "accuracy")
 
 
-def results(cohort: Path, mesh: Path, meshnet: Path, artifacts: Path, params: Params) -> dict[str, Any]:
-    """The report's contents (tasks/report/results.py) from the stages' outputs."""
+def results(data: Path, artifacts: Path, params: Params) -> dict[str, Any]:
+    """The report's contents (tasks/report/results.py) from the stages' outputs below `data` and `artifacts`."""
+    cohort, mesh, feedback = (data / name for name in ("cohort", "mesh", "feedback"))
     about = read_json(cohort / "cohort.json")
     pretrain, finetune, continual = (artifacts / name for name in ("pretrain", "finetune", "continual"))
     photos = read_photos(pretrain / "predictions.parquet", pretrain / "features.parquet")
     labels = read_table(cohort / "labels.parquet")
     before, after = load_bank(finetune / "bank"), load_bank(continual / "bank")
+    events, drifted = feedback_of(data / "nights"), drifted_users(Path(params.data.path) / "raters_truth.csv")
     ratings, _ = as_ratings(labels, before.users, photos)
     own, _ = as_ratings(labels, list(before.basis.experts), photos)
     night_facts = read_json(continual / "continual.json")
@@ -44,11 +47,16 @@ def results(cohort: Path, mesh: Path, meshnet: Path, artifacts: Path, params: Pa
         "table": _table(stage_table(before, photos, ratings, seed=params.seed, expert_ratings=own), ratings, photos),
         "effort": _effort(effort),
         "curve": _curve(before, photos, ratings, params),
-        "night": _night(before, after, photos, cohort, params),
+        "night": _night(before, after, photos, events, drifted, params),
+        "nights": read_table(continual / "nights.parquet").to_pylist(),
+        "recovery": night_by_night(continual / "served", before, photos, events, labels, drifted, params.seed),
+        "comments": comments(events, _names(cohort)),
         "gate": _gate(night_facts),
-        "mesh_error": _mesh_error(meshnet / "metrics.json"),
-        "quarantine": read_table(cohort / "quarantine.parquet").to_pylist(),
-        "accounting": _accounting(about, mesh),
+        "mesh_error": _mesh_error(data / "meshnet" / "metrics.json"),
+        "quarantine": [
+            row for folder in (cohort, feedback) for row in read_table(folder / "quarantine.parquet").to_pylist()
+        ],
+        "accounting": _accounting(about, mesh, read_json(feedback / "feedback.json")),
         "notes": _notes(about, night_facts),
     }
 
@@ -141,15 +149,18 @@ def _curve(bank: Bank, photos: Photos, ratings: Ratings, params: Params) -> list
     return [point for point in points.values() if "srcc" in point]
 
 
-def _night(before: Bank, after: Bank, photos: Photos, cohort: Path, params: Params) -> list[dict[str, Any]]:
-    users, given, _ = as_feedback(read_table(cohort / "feedback.parquet"), photos)
+def _names(cohort: Path) -> dict[str, str]:
+    """What photos are called."""
+    table = read_shards(cohort / "photos", ["photo_id", "name"])
+    return dict(zip(table["photo_id"].to_pylist(), table["name"].to_pylist()))
+
+
+def _night(
+    before: Bank, after: Bank, photos: Photos, events: pa.Table, drifted: dict[str, bool] | None, params: Params
+) -> list[dict[str, Any]]:
+    users, given, _ = as_feedback(events, photos)
     if not users:
         return []
-    truth = Path(params.data.path) / "raters_truth.csv"
-    drifted = None
-    if truth.is_file():
-        with truth.open(newline="") as stream:
-            drifted = {row["rater_id"]: row["drifted"] == "True" for row in csv.DictReader(stream)}
     names = {"all": "everyone", "drifted": "taste drifted", "undrifted": "taste the same"}
     return [
         {
@@ -199,7 +210,7 @@ def _mesh_error(path: Path) -> dict[str, Any] | None:
     }
 
 
-def _accounting(about: dict[str, Any], mesh: Path) -> dict[str, dict[str, int]]:
+def _accounting(about: dict[str, Any], mesh: Path, feedback: dict[str, int]) -> dict[str, dict[str, int]]:
     counts = about["counts"]
     if about["vector"] is None:
         status = Counter(largest(read_shards(mesh, ["status", "person"]))["status"].to_pylist())
@@ -210,7 +221,11 @@ def _accounting(about: dict[str, Any], mesh: Path) -> dict[str, dict[str, int]]:
     photos |= {"duplicates": counts["duplicates"], "set aside": counts["files_set_aside"]}
     ratings = {"seen": counts["ratings_in"], "used": counts["ratings_out"], "blank": counts["ratings_blank"]}
     things = "photos" if about["vector"] is None else "items"
-    return {things: photos, "ratings": ratings | {"set aside": counts["ratings_set_aside"]}}
+    ratings["set aside"] = counts["ratings_set_aside"]
+    replayed, refused = counts["feedback_replayed"], counts["feedback_set_aside"]
+    events = {"seen": feedback["seen"] + replayed + refused, "taken": feedback["taken"], "replayed": replayed}
+    events["set aside"] = feedback["set aside"] + refused
+    return {things: photos, "ratings": ratings} | ({"feedback": events} if events["seen"] else {})
 
 
 def _notes(about: dict[str, Any], night: dict[str, Any]) -> dict[str, str]:

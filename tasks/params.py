@@ -63,6 +63,7 @@ class Mannequins(_Section):
     experts: Count
     users: Count
     ratings_per_user: Count
+    nights: Count
     feedback_per_user: Zero
     judging_per_user: Zero
     drift: Share

@@ -19,6 +19,7 @@ from model import gate, personal
 from model.bank import Bank, joined, start_bank
 from model.bank_opened import OpenBank
 from model.basis import fit_basis
+from model.choices import Choices, Sites, no_choices, observed, usable, weigh
 from model.gate import Evidence
 from model.scores import DIMENSIONS
 from model.selection import fit_selection
@@ -32,12 +33,16 @@ BLOCK = 512
 
 @dataclass
 class Team:
-    """The workers of a job: `total` adds a tensor over all, `gather` collects objects on rank 0 (None elsewhere)."""
+    """The workers of a job.
+
+    `total` adds a tensor over all, `gather` collects objects on rank 0 (None elsewhere), `share` gives rank 0's to all.
+    """
 
     rank: int = 0
     world: int = 1
     total: Callable[[Tensor], Tensor] = lambda tensor: tensor
     gather: Callable[[Any], list | None] = lambda value: [value]
+    share: Callable[[Any], Any] = lambda value: value
 
 
 def finetune(
@@ -198,22 +203,29 @@ def night(
     ratings: Ratings,
     config: dict[str, Any],
     *,
+    choices: Choices | None = None,
     surveys: dict[str, dict] | None = None,
     team: Team | None = None,
 ) -> tuple[Bank | OpenBank, Night] | None:
     """The next bank, of the kind that came in, and what happened, on rank 0 (None elsewhere).
 
     Only users with news are touched, BLOCK at a time: with an `OpenBank` memory does not grow with users beyond a few
-    numbers each. users: those with feedback; ratings.user indexes them, ratings.photo indexes `photos`. Users that the
-    bank does not know start from the prior. Ratings on test photos are left out.
+    numbers each. users: those with feedback; ratings.user and choices.user index them, photo indexes `photos`. Users that
+    the bank does not know start from the prior. Ratings and choices on test photos are left out.
     """
     team = team or Team()
-    ratings = ratings[photos.fitting()[ratings.photo]]
-    busy, user = torch.unique(ratings.user, return_inverse=True)
+    phi, fitting = bank.basis.phi(photos.predictions, photos.fused), photos.fitting()
+    ratings, choices = ratings[fitting[ratings.photo]], no_choices() if choices is None else choices
+    others = torch.where(choices.other < 0, choices.photo, choices.other)
+    choices = choices[fitting[choices.photo] & fitting[others] & usable(choices, phi, bank.prior)]
+    busy = torch.unique(torch.cat([ratings.user, choices.user]))
     users = [users[i] for i in busy.tolist()]
-    ratings = replace(ratings, user=user)[torch.argsort(user, stable=True)]
+    ratings, choices = (
+        replace(told, user=torch.searchsorted(busy, told.user))[torch.argsort(told.user, stable=True)]
+        for told in (ratings, choices)
+    )
     known = (bank.index(users) >= 0).tolist()
-    news = _News(bank, bank.basis.phi(photos.predictions, photos.fused), users, known, ratings, surveys or {})
+    news = _News(bank, phi, users, known, ratings, choices, surveys or {})
     # Every rank has as many blocks as the others, for they meet after each; ranks' blocks one after the other are in order.
     slabs = torch.arange(len(users)).split(BLOCK * team.world)
     blocks = [slab.tensor_split(team.world)[team.rank] for slab in slabs]
@@ -225,9 +237,13 @@ def night(
     # The gate reads a user's evidence together with that of all others of the night.
     table = torch.zeros(8, len(users), len(DIMENSIONS), dtype=torch.float64)
     for block, kept in zip(blocks, weight):
-        part, new, own = news.entries(block)
+        part, new, own, sites = news.entries(block)
         found = _update(part, new, kept)
-        current, prior = gate.weigh(*own, *found, [part.weights, part.prior_mean])
+        rivals = [part.weights, part.prior_mean]
+        current, prior = gate.weigh(*own, *found, rivals)
+        if sites is not None:
+            chosen = weigh(*sites, found, rivals)
+            current, prior = (evidence.combined(more) for evidence, more in zip((current, prior), chosen))
         # What earlier nights found counts as much as the ratings they rest on still do.
         earlier = Evidence(part.gain, part.gain_variance / kept[:, None], part.ratings - new.n)
         prior = prior.combined(earlier)
@@ -245,7 +261,7 @@ def night(
 
     def decided() -> Iterator[Bank]:
         for block, kept in zip(blocks, weight):
-            part, new, _ = news.entries(block)
+            part, new, *_ = news.entries(block)
             found = _update(part, new, kept)
             part.expert, part.expert_probability = bank.selection.choose(part.surveys, part.stats)
             part.reason, part.gain, part.gain_variance = reason[block], prior.gain[block], prior.variance[block]
@@ -269,22 +285,37 @@ class _News:
     users: list[str]
     known: list[bool]
     ratings: Ratings
+    choices: Choices
     surveys: dict[str, dict]
 
-    def entries(self, rows: Tensor) -> tuple[Bank, personal.Stats, tuple[Tensor, Tensor, Tensor]]:
-        """Of the users at `rows`: entries as they are, the new ratings as statistics, and phi, y, user of them."""
+    def entries(
+        self, rows: Tensor
+    ) -> tuple[Bank, personal.Stats, tuple[Tensor, Tensor, Tensor], tuple[Choices, Sites] | None]:
+        """Entries of the users at `rows`, what is new as statistics; phi, y, user of the ratings; the choices."""
         names = [(self.users[i], self.known[i]) for i in rows.tolist()]
         there = self.bank.part([user for user, known in names if known])
         fresh = [user for user, known in names if not known]
         part = joined([there, self.bank.starting(fresh, [self.surveys.get(user, {}) for user in fresh])])
         if fresh:
             part = part.take(part.index([user for user, _ in names]).tolist())
-        first = torch.searchsorted(self.ratings.user, rows)
-        count = torch.searchsorted(self.ratings.user, rows, right=True) - first
-        user = torch.repeat_interleave(torch.arange(len(rows)), count)
-        own = self.ratings[torch.arange(len(user)) + (first - (count.cumsum(0) - count))[user]]
+        at, user = _rows_of(self.ratings.user, rows)
+        own = self.ratings[at]
         phi = self.phi[own.photo]
-        return part, personal.sufficient(phi, own.y, user, len(rows)), (phi, own.y, user)
+        new = personal.sufficient(phi, own.y, user, len(rows))
+        if not len(self.choices):
+            return part, new, (phi, own.y, user), None
+        at, place = _rows_of(self.choices.user, rows)
+        chosen = replace(self.choices[at], user=place)
+        sites = observed(part.prior, part.prior_mean, part.stats + new, chosen, self.phi)
+        return part, new + sites.stats(chosen, *part.prior_mean.shape[:2]), (phi, own.y, user), (chosen, sites)
+
+
+def _rows_of(user: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the sorted `user` is one of `rows`, and which (place in `rows`)."""
+    first = torch.searchsorted(user, rows)
+    count = torch.searchsorted(user, rows, right=True) - first
+    place = torch.repeat_interleave(torch.arange(len(rows)), count)
+    return torch.arange(len(place)) + (first - (count.cumsum(0) - count))[place], place
 
 
 def _update(part: Bank, new: personal.Stats, weight: Tensor) -> personal.Posterior:

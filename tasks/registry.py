@@ -115,7 +115,8 @@ def register(
 ) -> dict[str, Any]:
     """Log a bundle as a model of the current run and register it; name, version and uri.
 
-    The new version is the `challenger`; with `champion`, or as the first of its name, it takes that alias.
+    The new version is the `challenger`; with `champion`, or as the first of its name, it takes that alias. A version
+    comes with its tags or not at all, and aliases move last: what is killed in between serves as before.
     """
     import mlflow
     from mlflow import MlflowClient
@@ -148,17 +149,27 @@ def register(
             signature=ModelSignature(Schema(columns), Schema(answers)),
             input_example=example(length),
             pip_requirements=REQUIREMENTS,
-            registered_model_name=name,
         )
+        for key, value in metrics.items():
+            mlflow.log_metric(f"{name}.{key}", value)
+        made = mlflow.register_model(info.model_uri, name, tags=tags(stage) | about)
     client = MlflowClient()
-    version = str(info.registered_model_version)
-    for key, value in (tags(stage) | about).items():
-        client.set_model_version_tag(name, version, key, value)
-    for key, value in metrics.items():
-        mlflow.log_metric(f"{name}.{key}", value)
+    version = str(made.version)
     client.set_registered_model_alias(name, CHALLENGER, version)
     if champion or CHAMPION not in client.get_registered_model(name).aliases:
         promote(name, version)
+    return {"name": name, "version": version, "uri": f"models:/{name}/{version}"}
+
+
+def registered_with(name: str, key: str, value: str) -> dict[str, Any] | None:
+    """The newest version of a model that carries this tag: name, version and uri; None if there is none."""
+    from mlflow import MlflowClient
+
+    use_tracking()
+    found = MlflowClient().search_model_versions(f"name = '{name}' and tags.`{key}` = '{value}'")
+    if not found:
+        return None
+    version = str(max(int(each.version) for each in found))
     return {"name": name, "version": version, "uri": f"models:/{name}/{version}"}
 
 

@@ -5,7 +5,7 @@
     ratings.csv               rater_id,photo,appearance,health,posture[,preference][,rated_at]
     raters.csv                rater_id,role,<survey columns>            may be missing
     cohort.yaml               scale: [1, 7], name, simulated            may be missing
-    feedback.csv              event_id,user_id,photo,kind,dimension,value,suggested,model_version,at
+    feedback.csv              event_id,user_id,photo,kind,dimension,value,suggested,model_version,at[,other]
                               may be missing
 
 `features`: the same, with vectors in place of photos; the column `photo` of the CSV files may be called `item`:

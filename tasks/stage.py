@@ -47,6 +47,17 @@ def record(stage: str, seconds: float) -> None:
     print(f"{stage} took {seconds:.0f} s", file=sys.stderr)
 
 
+def say(text: str) -> None:
+    """One line for whoever started this: on the terminal, and in the log of the flow run where there is one."""
+    from prefect.context import FlowRunContext
+
+    print(text, file=sys.stderr)
+    if FlowRunContext.get() is not None:
+        from prefect import get_run_logger
+
+        get_run_logger().info(text)
+
+
 def publish(key: str, markdown: str) -> None:
     """Put a Markdown page on the current flow run; nothing happens outside of one."""
     from prefect.artifacts import create_markdown_artifact

@@ -6,6 +6,7 @@ then `os.replace`), and the same table gives the same bytes. Folders of a stage 
 Command: `python -c "from tasks.tables import read_shards; print(read_shards('data/mesh', ['status']))"`
 """
 
+import hashlib
 import json
 import math
 import os
@@ -83,6 +84,12 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})") from None
 
 
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a file's bytes, hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _plain(value: Any) -> Any:
     """Numpy numbers, paths and tuples as JSON knows them."""
     if isinstance(value, dict):
@@ -121,8 +128,7 @@ def replaced_folder(out: str | Path) -> Iterator[Path]:
     out = Path(out)
     fresh, former = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
     out.parent.mkdir(parents=True, exist_ok=True)
-    if former.exists() and not out.exists():  # killed between the two renames below
-        former.rename(out)
+    found_again(out)
     for leftover in (fresh, former):
         if leftover.exists():
             shutil.rmtree(leftover)
@@ -137,6 +143,13 @@ def replaced_folder(out: str | Path) -> Iterator[Path]:
     fresh.rename(out)
     if former.exists():
         shutil.rmtree(former)
+
+
+def found_again(out: Path) -> None:
+    """Put back a folder that `replaced_folder` was about to replace when it was killed between its two renames."""
+    former = out.with_name(f".{out.name}.old")
+    if former.exists() and not out.exists():
+        former.rename(out)
 
 
 def only(table: pa.Table, wanted: Iterable[bool]) -> pa.Table:

@@ -17,17 +17,19 @@ finetune_loop(config): every path is a string, every value JSON.
     checkpoint_every EM iterations                                                                      [5]
 
 continual_loop(config):
-    bank             folder of the current bank
-    feedback         parquet snapshot of the contract
+    bank             folder of the bank that the nights are applied to
+    first            folder of the bank of `finetune`, to which users go back who are learned anew (tasks.feedback)
+    nights, earlier  parquet snapshots of the contract: those to apply, in order, and those that the bank knows already
     predictions, features   as above, for all photos with feedback
-    raters           parquet, for the surveys of users that the bank does not know; or None
-    out              folder: bank/, users.parquet, continual.json
+    labels, raters   parquet: ratings of test photos before all nights (for judging), surveys of unknown users
+    out              folder: bank/, users.parquet, nights.parquet (tasks.night_metrics), served/, continual.json
     forget           weights that older ratings may get; each user's is chosen by the evidence           [1, .5, .25, .1]
     confidence, min_ratings  as above
 
     .venv/bin/python -m pytest tests/tasks/test_personal_stages.py
 """
 
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -44,9 +46,14 @@ from model import gate, personal
 from model.bank import Bank
 from model.bank_opened import OpenBank, open_bank
 from model.scores import DIMENSIONS
-from tasks.personal import BLOCK, Night, Team, finetune, night
-from tasks.ratings import as_feedback, as_ratings, as_users, read_photos
+from tasks.night_metrics import NIGHTS, with_alarms
+from tasks.nightly import Nights, learn_nights
+from tasks.personal import BLOCK, Night, Team, finetune
+from tasks.ratings import as_ratings, as_users, read_photos
 from tasks.tables import read_table, write_json, write_table
+
+KEPT = 30
+"""Nights of which `served/` keeps what users were served afterwards, for judging."""
 
 
 def finetune_loop(config: dict[str, Any]) -> None:
@@ -106,44 +113,57 @@ def continual_loop(config: dict[str, Any]) -> None:
 
     started = time.perf_counter()
     team = _ray_team()
-    bank = open_bank(Path(config["bank"]))
+    bank, first = open_bank(Path(config["bank"])), open_bank(Path(config["first"]))
     photos = read_photos(config["predictions"], config.get("features"))
     if photos.models != list(bank.basis.models):
         raise ValueError(
             f"predictions are of models {', '.join(photos.models)}, the bank in {config['bank']} was made for "
             f"{', '.join(bank.basis.models)}: predict with the same models"
         )
-    surveys: dict[str, dict] = {}
-    if config.get("raters"):
-        known, answers, *_ = as_users(read_table(config["raters"]))
-        surveys = dict(zip(known, answers))
-    users, ratings, aside = as_feedback(read_table(config["feedback"]), photos)
-    test = int((~photos.fitting()[ratings.photo]).sum())
-    fitted = len(ratings) - test
-    result = night(bank, photos, users, ratings, config, surveys=surveys, team=team) if fitted else (bank, None)
-    if result is not None:
-        after, what = result
-        out = Path(config["out"])
-        after.save(out / "bank")
-        rated = after.prior.users > 0
-        summary = {
-            "users": len(after),
-            "updated": 0 if what is None else len(what.users),
-            "new_users": 0 if what is None else what.known.count(False),
-            "promoted": 0 if what is None else int(what.promoted.any(1).sum()),
-            "entries": {} if what is None else _counted(what.reason, rated),
-            "drifting": 0 if what is None else int((what.forget < 1).sum()),
-            "ratings_fitted": fitted,
-            "ratings_kept_for_judging": test,
-            "set_aside": dict(aside),
-            "unchanged": what is None,
-            "reason": "no new ratings on fitting photos: the bank is unchanged" if what is None else None,
-            "round": after.round,
-            "seconds": round(time.perf_counter() - started, 3),
-        }
-        write_table(_entries(after, what), out / "users.parquet")
-        write_json(summary, out / "continual.json")
-    ray.train.report({"ratings": fitted, "users": len(users)})
+    known, answers, *_ = as_users(read_table(config["raters"]))
+    done = learn_nights(bank, first, photos, config, dict(zip(known, answers)), team)
+    if done is not None:
+        _write_nights(Path(config["out"]), done, Path(config["bank"]).parent, time.perf_counter() - started)
+    ray.train.report({"nights": len(config["nights"])})
+
+
+def _write_nights(out: Path, done: Nights, before: Path, seconds: float) -> None:
+    """All that `continual` leaves behind; figures and entries of nights before this run come from the folder `before`."""
+    after, last = done.bank, done.last
+    after.save(out / "bank")
+    rows = done.rows
+    if (before / "nights.parquet").exists():
+        rows = read_table(before / "nights.parquet").to_pylist() + rows
+    write_table(pa.Table.from_pylist(with_alarms(rows), schema=NIGHTS), out / "nights.parquet")
+    (out / "served").mkdir()
+    kept = sorted([*(before / "served").glob("*.safetensors")])[-KEPT:]
+    for path in kept:
+        shutil.copy(path, out / "served")
+    done.save_served(out / "served")
+    for path in sorted((out / "served").iterdir())[:-KEPT]:
+        path.unlink()
+    summary = {
+        "nights": len(done.nights),
+        "changed": done.changed,
+        "users": len(after),
+        "updated": 0 if last is None else len(last.users),
+        "new_users": 0 if last is None else last.known.count(False),
+        "promoted": 0 if last is None else int(last.promoted.any(1).sum()),
+        "entries": {} if last is None else _counted(last.reason, after.prior.users > 0),
+        "drifting": 0 if last is None else int((last.forget < 1).sum()),
+        "learned_anew": done.again,
+        "ratings_fitted": done.fitted,
+        "ratings_kept_for_judging": done.test,
+        "choices": done.choices,
+        "comments": done.comments,
+        "set_aside": dict(done.aside),
+        "unchanged": done.changed == 0,
+        "reason": None if done.changed else "no feedback that changes a personal model: the bank is unchanged",
+        "round": after.round,
+        "seconds": round(seconds, 3),
+    }
+    write_table(_entries(after, last), out / "users.parquet")
+    write_json(summary, out / "continual.json")
 
 
 def _counted(reason: Tensor, rated: Tensor) -> dict[str, dict[str, int]]:
@@ -219,4 +239,9 @@ def _ray_team() -> Team:
         torch.distributed.gather_object(value, values if rank == 0 else None)
         return values if rank == 0 else None
 
-    return Team(rank, world, total, gather)
+    def share(value: Any) -> Any:
+        values = [value]
+        torch.distributed.broadcast_object_list(values, 0)
+        return values[0]
+
+    return Team(rank, world, total, gather, share)

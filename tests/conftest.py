@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 SMALL = {
-    "mannequins": {"photos": 90, "experts": 3, "users": 40}
+    "mannequins": {"photos": 90, "experts": 3, "users": 40, "nights": 2}
     | {"ratings_per_user": 50, "feedback_per_user": 10, "judging_per_user": 10},
     "meshnet": {"crops": 128, "held_out": 64, "epochs": 1},
     "mesh": {"shard": 30},

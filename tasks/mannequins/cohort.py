@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from datetime import date, timedelta
 from pathlib import Path
 
 from tasks.params import Mannequins
 from tasks.progress import counted
 
-NIGHT = "2026-05-02"
-"""The day whose feedback is the default night's."""
+FIRST_NIGHT = date(2026, 5, 2)
+"""The day whose feedback is that of the first night."""
 
 
 def write_mannequins(out: Path, body: Path, settings: Mannequins, seed: int) -> None:
@@ -47,7 +48,7 @@ def write_mannequins(out: Path, body: Path, settings: Mannequins, seed: int) -> 
         judging_per_user=settings.judging_per_user,
         drift=settings.drift,
         seed=seed,
-        nights=(NIGHT,),
+        nights=[str(FIRST_NIGHT + timedelta(days=k)) for k in range(settings.nights)],
     )
     found.raters.to_csv(out / "raters.csv", index=False)
     found.ratings.to_csv(out / "ratings.csv", index=False)

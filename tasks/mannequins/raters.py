@@ -94,7 +94,7 @@ def simulate(
     and optionally `photo_id` (needed for judging_per_user). Experts rate every photo (2026-01), users about
     `ratings_per_user` each (2026-02 to 04). Then the taste of a share `drift` of the users changes, and on each
     date of `nights` users rate `feedback_per_user` further photos, in three events per photo, one per dimension.
-    judging_per_user: ratings after the last night on photos that hash to `test`, which no model is ever fitted
+    judging_per_user: ratings on the day of the last night, of photos that hash to `test`, which no model is ever fitted
     on: they are only for judging. Users run out of photos silently when there are too few.
 
     Raises ValueError when the table lacks columns or has nobody on its photos.
@@ -155,8 +155,7 @@ def simulate(
             fresh = np.concatenate([rest[test[rest]], order[:ratings_per_user][test[order[:ratings_per_user]]]])
             if judging_per_user:
                 part = fresh[:judging_per_user]
-                after_all = str(np.datetime64(nights[-1]) + 1)
-                events += _events(person.name, names, part, changed, after_all, len(nights), keys, seed)
+                events += _events(person.name, names, part, changed, nights[-1], len(nights), keys, seed)
     ratings = pd.DataFrame(rows, columns=["rater_id", "photo", *DIMENSIONS, "rated_at"])
     columns = ["event_id", "user_id", "photo", "kind", "dimension", "value", "suggested", "model_version", "at"]
     return Simulated(pd.DataFrame(known), ratings, pd.DataFrame(events, columns=columns), pd.DataFrame(about))

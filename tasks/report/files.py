@@ -30,6 +30,10 @@ def flat_metrics(results: Results) -> dict[str, float | int]:
     for row in results["night"]:
         key = f"night.{_slug(row['group'])}.{_slug(row['dimension'])}"
         found |= {f"{key}.{what}": row[what][0] for what in ("before", "after", "gain")}
+    for row in results.get("recovery", []):
+        if row["change"]:
+            key = f"nights.{_slug(row['night'])}.{_slug(row['group'])}.{row['ratings']}"
+            found |= {f"{key}.srcc": row["srcc"][0], f"{key}.change": row["change"][0]}
     for row in results["effort"]["rows"] if results["effort"] else []:
         found[f"effort.round_{row.get('round', 1)}.{_slug(row['dimension'])}.change"] = row["change"][0]
     if gate := results["gate"]:

@@ -20,7 +20,7 @@ from tasks.printable import printable
 from tasks.report import words
 from tasks.report.contact import Card, small_jpeg
 from tasks.report.files import flat_metrics, plot_files
-from tasks.report.plots import curve_panel, darkened, effort_panel, night_panel
+from tasks.report.plots import curve_panel, darkened, effort_panel, night_panel, recovery_panel
 from tasks.report.results import (
     EMPTY,
     MEAN,
@@ -95,6 +95,14 @@ def render(results: Results, pictures: list[Card]) -> str:
         curve_rows=[row for d in dimensions_of(curve) for row in curve if row["dimension"] == d],
         nights=[_themed(f"{words.label(d)}: the night", night_panel, night, d) for d in dimensions_of(night)],
         night_rows=[row for d in dimensions_of(night) for row in night if row["dimension"] == d],
+        by_night=overall(results.get("nights", [])),
+        recovery=[row for row in results.get("recovery", []) if row["change"]],
+        recovery_plots=[
+            _themed(f"night after night, {which} ratings", recovery_panel, results["recovery"], which)
+            for which in ("new", "old")
+            if results.get("recovery")
+        ],
+        comments=results.get("comments", []),
         effort_rows=effort,
         effort_plot=_themed("revision effort by round", effort_panel, effort)
         if len({row.get("round", 1) for row in effort}) > 1

@@ -13,7 +13,7 @@ import io
 import re
 from typing import TYPE_CHECKING, Any
 
-from tasks.report.results import CurveRow, NightRow
+from tasks.report.results import CurveRow, NightRow, RecoveryRow
 from tasks.report.words import label, number
 
 if TYPE_CHECKING:
@@ -110,6 +110,22 @@ def night_panel(rows: list[NightRow], dimension: str, *, form: str = "png") -> b
     axes.grid(axis="x", color=RULE, linewidth=0.8)
     axes.grid(axis="y", visible=False)
     finish(axes, f"{label(dimension)}: before and after")
+    return picture(figure, form)
+
+
+def recovery_panel(rows: list[RecoveryRow], ratings: str, *, form: str = "png") -> bytes:
+    """SRCC night after night, a line per group of users, on their `new` or their `old` ratings."""
+    rows = [row for row in rows if row["ratings"] == ratings]
+    figure, axes = panel()
+    nights = list(dict.fromkeys(row["night"] for row in rows))
+    for at, group in enumerate(dict.fromkeys(row["group"] for row in rows)):
+        mine = [row for row in rows if row["group"] == group]
+        points = [(nights.index(row["night"]), row["srcc"]) for row in mine]
+        line(axes, points, f"{group} ({max(row['users'] for row in mine)})", at)
+    step = max(1, len(nights) // 8)
+    axes.set_xticks(range(0, len(nights), step), [night.lstrip("0") for night in nights[::step]])
+    axes.set_xlabel("after night")
+    finish(axes, "SRCC on what users say now" if ratings == "new" else "SRCC on what users said before")
     return picture(figure, form)
 
 

@@ -88,6 +88,17 @@ class NightRow(TypedDict):
     users: int
 
 
+class RecoveryRow(TypedDict):
+    """How a group of users is served after a night (`before`: before all nights), mean over dimensions."""
+
+    night: str
+    group: str
+    ratings: str  # `new`: judged on what users say now, `old`: on what they said before all nights
+    srcc: Estimate
+    change: Estimate | None  # since `before`, paired by user
+    users: int
+
+
 class Gate(TypedDict):
     """What the gate decided, entry by entry."""
 
@@ -146,6 +157,9 @@ class Results(TypedDict):
     mesh_error: MeshError | None
     quarantine: list[QuarantineRow]
     accounting: dict[str, dict[str, int]]
+    nights: NotRequired[list[dict[str, Any]]]  # rows of artifacts/continual/nights.parquet (tasks/night_metrics.py)
+    recovery: NotRequired[list[RecoveryRow]]
+    comments: NotRequired[list[dict[str, str]]]  # at, user, photo, text: what users wrote, the newest first
     notes: NotRequired[dict[str, str]]
     vectors: NotRequired[bool]  # items are vectors, not photos
     next: NotRequired[dict[str, str]]

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from model.scores import DIMENSIONS
-from tasks.reviews.replay import Given, counting, given
+from tasks.reviews.replay import Given, counting, given, taken_back
 from tasks.reviews.tables import ANSWERS, OFFERS
 from tasks.schemas import FEEDBACK, LABELS, check
 
@@ -48,14 +48,21 @@ def surveys_of(engine: Engine) -> dict[str, dict[str, str]]:
 
 
 def feedback_events(engine: Engine) -> pa.Table:
-    """What users said of predictions: FEEDBACK, in the order in which it came.
+    """What users said of predictions: FEEDBACK, in the order in which it came (`feedback_rows`)."""
+    return check(pa.Table.from_pylist(feedback_rows(engine), schema=FEEDBACK), "feedback")
 
-    A rating is one event per dimension that was rated (`KEY:appearance`, …), and one for its comment; ratings that were
-    taken back are left out. Of a comparison, photo_id is the first photo, `text` the id of the other. A survey is JSON.
+
+def feedback_rows(engine: Engine) -> list[dict[str, Any]]:
+    """What users said, as rows of FEEDBACK that nobody has judged.
+
+    A rating is one event per dimension that was rated (`KEY:appearance`, …), and one for its comment. A rating that was
+    taken back is left out; a `delete` names its KEY, should it have been taken in before. A thumb is one event per score
+    that was shown (`KEY:appearance`, …). Of a comparison, photo_id is the first photo,
+    `text` the id of the other. A survey is JSON.
     """
     kinds = ("thumb", "comparison", "comment", "survey")
     with engine.connect() as connection:
-        ratings = counting(connection, "rating")
+        ratings, undone = counting(connection, "rating"), taken_back(connection, "rating")
         others = connection.execute(
             sa.select(ANSWERS).where(ANSWERS.c.role == "user", ANSWERS.c.kind.in_(kinds)).order_by(ANSWERS.c.id)
         ).all()
@@ -65,12 +72,15 @@ def feedback_events(engine: Engine) -> pa.Table:
         for answer in kept:
             base = _event(answer, person, photo, offers)
             events += [(answer.order, {**base, **part}) for part in _rated(answer, offers)]
+    for person, photo, undo, key in undone:
+        base = _event(undo, person, photo, offers)
+        events.append((undo.order, {**base, "event_id": undo.key, "kind": "delete", "text": key}))
     for row in others:
         answer = given(row)
-        base = _event(answer, row.person_id, row.photo_id, offers)
-        events.append((answer.order, {**base, "event_id": answer.key, "kind": row.kind, **_told(row.kind, answer.payload)}))
-    rows = [event for _, event in sorted(events, key=lambda each: each[0])]
-    return check(pa.Table.from_pylist(rows, schema=FEEDBACK), "feedback")
+        base = _event(answer, row.person_id, row.photo_id, offers) | {"kind": row.kind}
+        for part in _shown(answer, offers) if row.kind == "thumb" else [_told(row.kind, answer.payload)]:
+            events.append((answer.order, base | {"event_id": answer.key} | part))
+    return [event for _, event in sorted(events, key=lambda each: each[0])]
 
 
 def _event(answer: Given, person: str, photo: str | None, offers: dict[int, sa.Row]) -> dict[str, Any]:
@@ -90,9 +100,16 @@ def _rated(answer: Given, offers: dict[int, sa.Row]) -> Iterator[dict[str, Any]]
         yield {"event_id": f"{answer.key}:comment", "kind": "comment", "text": answer.payload["comment"]}
 
 
+def _shown(answer: Given, offers: dict[int, sa.Row]) -> Iterator[dict[str, Any]]:
+    """A thumb as one event per score it is about."""
+    shown = offers[answer.offer_id]._mapping if answer.offer_id is not None else {}
+    for name in DIMENSIONS:
+        if shown.get(name) is not None:
+            about = {"event_id": f"{answer.key}:{name}", "dimension": name, "suggested": shown[name]}
+            yield about | {"value": answer.payload["value"]}
+
+
 def _told(kind: str, payload: dict) -> dict[str, Any]:
-    if kind == "thumb":
-        return {"value": payload["value"]}
     if kind == "comparison":
         return {"value": payload["value"], "dimension": payload["dimension"], "text": payload["other_id"]}
     if kind == "comment":

@@ -84,6 +84,12 @@ def invited(engine: Engine, role: str) -> list[str]:
         return sorted(connection.scalars(sa.select(LINKS.c.person_id).distinct().where(*valid)))
 
 
+def known_people(engine: Engine, role: str) -> set[str]:
+    """Ids of all who ever had a link: what they said stays when it is over."""
+    with engine.connect() as connection:
+        return set(connection.scalars(sa.select(LINKS.c.person_id).distinct().where(LINKS.c.role == role)))
+
+
 def check_id(person_id: str, where: str) -> None:
     """Raises BadInput that begins with `where` if nobody can be called `person_id`."""
     text = person_id if isinstance(person_id, str) else ""

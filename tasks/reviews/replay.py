@@ -52,6 +52,20 @@ def counting(
     return found
 
 
+def taken_back(connection: Connection, kind: str) -> list[tuple[str, str, Given, str]]:
+    """Undos that took an answer of this kind (review or rating) back: (person, photo, the undo, key of the answer)."""
+    found = []
+    stacks: dict[tuple[str, str, int | None], list[str]] = {}
+    wanted = sa.select(ANSWERS).where(ANSWERS.c.kind.in_((kind, "undo"))).order_by(ANSWERS.c.id)
+    for row in connection.execute(wanted):
+        stack = stacks.setdefault((row.person_id, row.photo_id, row.round), [])
+        if row.kind != "undo":
+            stack.append(row.key)
+        elif stack:
+            found.append((row.person_id, row.photo_id, given(row), stack.pop()))
+    return found
+
+
 def given(row: sa.Row) -> Given:
     """A row of `answers`."""
     return Given(row.key, json.loads(row.payload), datetime.fromisoformat(row.at), row.offer_id, row.id)

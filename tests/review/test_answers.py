@@ -337,7 +337,10 @@ def test_feedback_is_one_event_per_score_thumb_comparison_and_comment(engine):
         ("key-00000001:appearance", "rating", photo_id(0), "appearance", 8.0, 5.0, "bank/1", None),
         ("key-00000001:posture", "rating", photo_id(0), "posture", 2.5, 4.5, "bank/1", None),
         ("key-00000001:comment", "comment", photo_id(0), None, None, None, "bank/1", "hm"),
-        ("key-00000004", "thumb", photo_id(0), None, 1.0, None, "bank/2", None),
+        ("key-00000003", "delete", photo_id(1), None, None, None, "bank/1", "key-00000002"),
+        ("key-00000004:appearance", "thumb", photo_id(0), "appearance", 1.0, 5.0, "bank/2", None),
+        ("key-00000004:health", "thumb", photo_id(0), "health", 1.0, 6.0, "bank/2", None),
+        ("key-00000004:posture", "thumb", photo_id(0), "posture", 1.0, 4.5, "bank/2", None),
         ("key-00000005", "comparison", photo_id(0), "health", -1.0, None, "bank/2", photo_id(1)),
         ("key-00000006", "comment", None, None, None, None, None, "all of it"),
     ]

@@ -185,7 +185,7 @@ def test_two_tabs_and_a_phone_in_chinese(chromium, server, store):
     at(page, "#end")
     saved(page)
     rows = feedback_events(store).to_pylist()
-    assert sorted(row["kind"] for row in rows) == ["comparison"] + ["rating"] * 3 + ["survey"] + ["thumb"] * 2
+    assert sorted(row["kind"] for row in rows) == ["comparison"] + ["rating"] * 3 + ["survey"] + ["thumb"] * 6
     assert {row["photo_id"] for row in rows if row["kind"] == "rating"} == {photo_id(0)}
     assert page.faults == [] and page.abroad == []
     page.context.close()

@@ -198,7 +198,9 @@ def test_a_user_rates_compares_and_likes(uli, store):
         ("key-00000001:appearance", "rating", 9.0),
         ("key-00000001:posture", "rating", 2.5),
         ("key-00000001:comment", "comment", None),
-        ("key-00000002", "thumb", -1.0),
+        ("key-00000002:appearance", "thumb", -1.0),
+        ("key-00000002:health", "thumb", -1.0),
+        ("key-00000002:posture", "thumb", -1.0),
         ("key-00000003", "comparison", 1.0),
     ]
     assert rows[0]["suggested"] == 6.0 and rows[0]["model_version"] == "bank/1"

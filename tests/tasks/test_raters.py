@@ -92,13 +92,14 @@ def test_drift_changes_the_taste_of_the_drifted_only():
 
 def test_judging_ratings_are_on_test_photos_and_the_rest_are_not():
     truth = some_truth(300)
-    found = simulate(truth, **(SMALL | {"judging_per_user": 8}))
+    nights = ("2026-05-02", "2026-05-03")
+    found = simulate(truth, **(SMALL | {"judging_per_user": 8}), nights=nights)
     split = truth.set_index("photo")["photo_id"].map(split_of)
-    last = found.feedback["at"].str[:10].max()
-    judging = found.feedback["at"].str.startswith(last)
-    assert (split[found.feedback[judging]["photo"]] == TEST).all()
-    assert (split[found.feedback[~judging]["photo"]] != TEST).all()
+    judging = found.feedback["photo"].map(split) == TEST
+    assert (found.feedback[judging]["at"].str[:10] == nights[-1]).all()
+    assert set(found.feedback[~judging]["at"].str[:10]) == set(nights)
     assert (found.feedback[judging].groupby("user_id")["photo"].nunique() == 8).all()
+    assert (found.feedback[~judging].groupby("user_id")["photo"].nunique() == 20).all()
     with pytest.raises(ValueError, match="photo_id"):
         simulate(truth.drop(columns="photo_id"), **(SMALL | {"judging_per_user": 8}))
 
