@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.labeller import LEAST, UNTAUGHT, Labeller, describe, disagreement, preference, supervised
+from model.labeller import LEAST, RANDOM_FEATURES, UNTAUGHT, Labeller, describe, disagreement, preference, supervised
 from model.views import FrameInputs
 
 PHOTOS, WIDTH = 240, 6
@@ -97,3 +97,6 @@ def test_photos_with_and_without_a_body_are_described():
     x = describe(inputs)
     assert x.shape[0] == 30 and np.isfinite(x).all()
     assert np.array_equal(x, describe(inputs)) and not np.array_equal(x, describe(inputs, seed=1))
+    nobody = torch.zeros(30, dtype=torch.bool)
+    items = FrameInputs(inputs.ids, inputs.vector, inputs.vertices[:, :0], torch.zeros(30, 15, 2), nobody)
+    assert describe(items).shape == (30, 8 + RANDOM_FEATURES)

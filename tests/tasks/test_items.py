@@ -10,6 +10,7 @@ from cohort_cases import NOW, labels
 from item_cases import items_folder, tastes
 
 from tasks.cohort import BadInput, as_lines, build_cohort
+from tasks.drafts import read_drafts
 from tasks.features import VECTORS, pass_vectors
 from tasks.frame_data import read_inputs
 from tasks.intake.items import as_vectors, holds_vectors
@@ -152,6 +153,15 @@ def test_columns_of_csv_files_are_called_item(tmp_path):
     root = items_folder(tmp_path / "in", GOOD, ratings_csv="rater_id,health\ne,5\n")
     with pytest.raises(BadInput, match=r"ratings\.csv, line 1: column 'item' is missing; found rater_id, health"):
         built(root)
+
+
+def test_what_is_sent_or_shown_photos_says_that_there_are_none(tmp_path):
+    _, out = built(items_folder(tmp_path / "in", GOOD))
+    with pytest.raises(BadInput, match=r"an endpoint is sent photos, and items of this cohort are vectors"):
+        read_drafts("http://localhost:1/", out / "photos", tmp_path / "kept")
+    (tmp_path / "drafts.csv").write_text("photo,health\na,3\n")
+    drafts, _ = read_drafts(str(tmp_path / "drafts.csv"), out / "photos", tmp_path / "kept")  # a file of names will do
+    assert drafts.scores[0, 1] == 3
 
 
 def test_vectors_pass_through_and_are_keyed_by_content(tmp_path):
