@@ -119,7 +119,8 @@ _Parts = tuple[dict[str, Path], str, pa.Table, pa.Table | None, pa.Table | None]
 
 def _folder(root: Path, quarantine: Quarantine, notes: list[str]) -> _Parts:
     if not (root / "photos").is_dir():
-        raise BadInput(f"photos: no such folder in {root}; it holds the pictures that ratings.csv names")
+        other = f"; {FILE} is there, which data.source: features reads" if (root / FILE).exists() else ""
+        raise BadInput(f"photos: no such folder in {root}; it holds the pictures that ratings.csv names{other}")
     ratings, raters, feedback = _tables(root, quarantine, notes, "photo")
     photos = find_photos(root / "photos", quarantine, "photos")
     return photos, "photos", ratings, raters, feedback

@@ -56,7 +56,8 @@ def find_items(path: Path, quarantine: Quarantine) -> Items:
         with path.open("rb") as file:  # opened here: Arrow's own errors are long
             schema = pq.ParquetFile(file).schema_arrow
     except FileNotFoundError:
-        raise BadInput(f"{shown}: no such file in {path.parent}; its columns are item,vector") from None
+        other = "; photos/ is there, which data.source: folder reads" if (path.parent / "photos").is_dir() else ""
+        raise BadInput(f"{shown}: no such file in {path.parent}; its columns are item,vector{other}") from None
     except OSError as error:
         raise BadInput(f"{shown}: cannot be read ({error.strerror or error})") from None
     except pa.ArrowException as error:

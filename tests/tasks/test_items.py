@@ -149,6 +149,15 @@ def test_a_file_that_breaks_off_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_the_wrong_source_is_told_the_right_one(tmp_path):
+    vectors, photos = items_folder(tmp_path / "v", GOOD), items_folder(tmp_path / "p", None)
+    (photos / "photos").mkdir()
+    with pytest.raises(BadInput, match=r"items\.parquet is there, which data.source: features reads"):
+        build_cohort("folder", vectors, tmp_path / "out", now=NOW)
+    with pytest.raises(BadInput, match=r"photos/ is there, which data.source: folder reads"):
+        build_cohort("features", photos, tmp_path / "out", now=NOW)
+
+
 def test_columns_of_csv_files_are_called_item(tmp_path):
     root = items_folder(tmp_path / "in", GOOD, ratings_csv="rater_id,health\ne,5\n")
     with pytest.raises(BadInput, match=r"ratings\.csv, line 1: column 'item' is missing; found rater_id, health"):
