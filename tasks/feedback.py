@@ -77,6 +77,13 @@ def standing(events: Iterable[dict]) -> dict[tuple, dict]:
     return found
 
 
+def undeleted(table: pa.Table) -> pa.Table:
+    """Events without what was deleted, and without what was said again; as they are where nobody deleted anything."""
+    if not pc.any(pc.equal(table["kind"], "delete")).as_py():
+        return table
+    return pa.Table.from_pylist(list(standing(table.to_pylist()).values()), schema=FEEDBACK)
+
+
 def _about(event: dict) -> tuple:
     kind, user, photo = event["kind"], event["user_id"], event["photo_id"]
     if kind == "survey":

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from model.bank import Bank
 from model.bank_opened import OpenBank, open_bank
-from tasks.feedback import Heard, Survey, hear, prepared
+from tasks.feedback import Heard, Survey, hear, prepared, undeleted
 from tasks.night_metrics import night_rows
 from tasks.personal import Night, Team, night
 from tasks.ratings import Photos, Ratings, as_feedback, as_ratings
@@ -85,7 +85,9 @@ def learn_nights(
         done.aside.update(heard.aside)
         if team.rank == 0 and heard.users:
             held = _held(labels, earlier, heard.users, photos)
-            rows = night_rows(path.stem, before, after, first, photos, heard.users, heard.ratings, held, what)
+            unseen = torch.tensor([user not in heard.again for user in heard.users])  # of these the bank knew none
+            new = heard.ratings[unseen[heard.ratings.user]]
+            rows = night_rows(path.stem, before, after, first, photos, heard.users, new, held, what)
             right = sum(heard.right) / len(heard.right) if heard.right else None
             done.rows += [row | {"right": right} for row in rows]
             users = [user for user, row in zip(heard.users, after.index(heard.users).tolist()) if row >= 0]
@@ -133,8 +135,9 @@ def _held(labels: pa.Table | None, earlier: list[Path], users: list[str], photos
             pc.and_(pc.is_in(table[who], value_set=mine), pc.is_in(table["photo_id"], value_set=test))
         )
 
-    parts = [kept(read_table(path), "user_id") for path in earlier]
-    who, given, _ = as_feedback(pa.concat_tables([FEEDBACK.empty_table(), *parts]), photos)
+    parts = [read_table(path) for path in earlier]
+    parts = [FEEDBACK.empty_table(), *(part.filter(pc.is_in(part["user_id"], value_set=mine)) for part in parts)]
+    who, given, _ = as_feedback(kept(undeleted(pa.concat_tables(parts)), "user_id"), photos)
     row = {user: place for place, user in enumerate(users)}
     given.user = torch.tensor([row[user] for user in who], dtype=torch.long)[given.user] if who else given.user
     if labels is None:

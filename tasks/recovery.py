@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from safetensors import safe_open
 
@@ -22,6 +23,7 @@ from model import metrics
 from model.bank import Bank
 from model.bank_opened import OpenBank
 from model.scores import DIMENSIONS
+from tasks.feedback import undeleted
 from tasks.intake.quarantine import LONGEST_VALUE
 from tasks.night_metrics import by_user
 from tasks.nights import night_paths
@@ -102,19 +104,17 @@ def _srcc(phi: torch.Tensor, weights: torch.Tensor, ratings: Ratings, nobody: to
 
 
 def feedback_of(nights: Path) -> pa.Table:
-    """All events of all snapshots."""
-    return pa.concat_tables([FEEDBACK.empty_table(), *map(read_table, night_paths(nights))])
+    """All events of all snapshots but those that were deleted."""
+    return undeleted(pa.concat_tables([FEEDBACK.empty_table(), *map(read_table, night_paths(nights))]))
 
 
 def comments(feedback: pa.Table, names: dict[str, str], most: int = 20) -> list[dict[str, str]]:
-    """What users wrote that was not deleted, the newest first: at, user, photo, text."""
-    from tasks.feedback import standing
-
-    kinds = ("comment", "delete")
-    left = standing(row for row in feedback.to_pylist() if row["kind"] in kinds).values()
-    newest = sorted(left, key=lambda row: (row["at"], row["event_id"]), reverse=True)[:most]
+    """What users wrote, the newest first: at, user, photo, text."""
+    rows = feedback.filter(pc.equal(feedback["kind"], "comment")).to_pylist()
+    newest = sorted(rows, key=lambda row: (row["at"], row["event_id"]), reverse=True)[:most]
+    longest = 5 * LONGEST_VALUE
     return [
         {"at": f"{row['at']:%Y-%m-%d}", "user": row["user_id"], "photo": names.get(row["photo_id"], "")}
-        | {"text": row["text"] if len(row["text"]) <= 5 * LONGEST_VALUE else row["text"][: 5 * LONGEST_VALUE] + "…"}
+        | {"text": row["text"] if len(row["text"]) <= longest else row["text"][:longest] + "…"}
         for row in newest
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 from personal_cases import Cohort
 from test_personal_stages import CONFIG, fitting_photos, read
 
+from tasks.feedback import undeleted
 from tasks.lineage import plan
 from tasks.nightly import learn_nights
 from tasks.personal import finetune
+from tasks.recovery import comments, night_by_night
 from tasks.schemas import FEEDBACK
-from tasks.tables import write_json, write_table
+from tasks.tables import read_table, write_json, write_table
 
 NIGHTS = 3
 DRIFTED = range(0, 30, 3)
@@ -100,3 +103,47 @@ def test_the_lineage_says_what_is_left_to_do(first, snapshots, tmp_path):
     assert plan(there, start, nights, {"confidence": 0.7}).goes_on
     first.without_users(first.users[:1]).save(start / "bank")
     assert plan(there, start, nights, {"confidence": 0.7}).start == start
+
+
+def test_drifted_users_recover_night_after_night_and_the_others_do_not_forget(cohort, first, snapshots, tmp_path):
+    done = learned(cohort, first, first, snapshots, [])
+    done.save_served(tmp_path)
+    drifted = {user: u in DRIFTED for u, user in enumerate(cohort.users[:30])}
+    feedback = pa.concat_tables(map(read_table, snapshots))
+    rows = night_by_night(tmp_path, first, read(cohort)[0], feedback, cohort.labels, drifted, 0)
+    change = {(row["night"], row["group"], row["ratings"]): row["change"] for row in rows}
+    found = {(row["night"], row["group"], row["ratings"]): row["srcc"][0] for row in rows}
+    assert change["0001", "taste drifted", "new"][1] > 0.02
+    assert found["0003", "taste drifted", "new"] > found["0001", "taste drifted", "new"]
+    assert change["0003", "taste drifted", "old"][2] < 0  # the old taste is let go
+    assert change["0003", "taste the same", "old"][1] > -0.02
+    assert {row["users"] for row in rows} == {30, 20, 10} and change["before", "everyone", "new"] is None
+
+
+def tonight(folder: Path, rows: list[dict]) -> Path:
+    at = datetime(2027, 1, 1, tzinfo=UTC)
+    rows = [dict.fromkeys(FEEDBACK.names) | {"event_id": f"x{k}", "at": at} | row for k, row in enumerate(rows)]
+    return write_table(pa.Table.from_pylist(rows, schema=FEEDBACK), folder / "0009.parquet")
+
+
+def test_comparisons_alone_teach_and_thumbs_on_shown_scores_are_counted(cohort, first, snapshots, tmp_path):
+    fit = fitting_photos(cohort)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/labels.parquet").write_bytes((snapshots[0].parent / "labels/labels.parquet").read_bytes())
+    about = {"user_id": "user-001", "kind": "comparison", "dimension": "posture", "value": 1.0}
+    pairs = [about | {"photo_id": cohort.ids[fit[k]], "text": cohort.ids[fit[k + 1]]} for k in range(0, 40, 2)]
+    done = learned(cohort, first, first, [tonight(tmp_path, pairs)], [])
+    before, after = (bank.part(["user-001"]) for bank in (first, done.bank))
+    assert (done.choices, done.changed) == (20, 1)
+    assert after.stats.n[0, 2] > before.stats.n[0, 2] + 3 and torch.equal(after.stats.n[0, 0], before.stats.n[0, 0])
+    thumb = {"user_id": "user-001", "kind": "thumb", "dimension": "posture", "suggested": 5.0}
+    shown = [thumb | {"value": value, "photo_id": cohort.ids[fit[k]]} for k, value in enumerate((1.0, -1.0, 1.0))]
+    done = learned(cohort, first, first, [tonight(tmp_path, shown)], [])
+    assert done.changed == 0 and done.bank is first
+    assert done.aside == {"thumb on a score that was shown: counted, teaches nothing": 3}
+
+
+def test_the_lead_reads_what_was_not_deleted(tmp_path):
+    words = [{"user_id": user, "kind": "comment", "text": text} for user, text in (("u", "too strict"), ("v", "lovely"))]
+    path = tonight(tmp_path, [*words, {"user_id": "u", "kind": "delete", "text": "x0"}])
+    assert [row["text"] for row in comments(undeleted(read_table(path)), {})] == ["lovely"]
