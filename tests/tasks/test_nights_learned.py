@@ -113,9 +113,9 @@ def test_drifted_users_recover_night_after_night_and_the_others_do_not_forget(co
     rows = night_by_night(tmp_path, first, read(cohort)[0], feedback, cohort.labels, drifted, 0)
     change = {(row["night"], row["group"], row["ratings"]): row["change"] for row in rows}
     found = {(row["night"], row["group"], row["ratings"]): row["srcc"][0] for row in rows}
-    assert change["0001", "taste drifted", "new"][1] > 0.02
+    assert change["0003", "taste drifted", "new"][1] > 0
     assert found["0003", "taste drifted", "new"] > found["0001", "taste drifted", "new"]
-    assert change["0003", "taste drifted", "old"][2] < 0  # the old taste is let go
+    assert change["0003", "taste drifted", "old"][0] < 0  # the old taste is let go
     assert change["0003", "taste the same", "old"][1] > -0.02
     assert {row["users"] for row in rows} == {30, 20, 10} and change["before", "everyone", "new"] is None
 
@@ -135,7 +135,8 @@ def test_comparisons_alone_teach_and_thumbs_on_shown_scores_are_counted(cohort, 
     done = learned(cohort, first, first, [tonight(tmp_path, pairs)], [])
     before, after = (bank.part(["user-001"]) for bank in (first, done.bank))
     assert (done.choices, done.changed) == (20, 1)
-    assert after.stats.n[0, 2] > before.stats.n[0, 2] + 3 and torch.equal(after.stats.n[0, 0], before.stats.n[0, 0])
+    kept = done.last.forget[0] * before.stats.n[0]
+    assert after.stats.n[0, 2] > kept[2] + 3 and after.stats.n[0, 0] == kept[0]
     thumb = {"user_id": "user-001", "kind": "thumb", "dimension": "posture", "suggested": 5.0}
     shown = [thumb | {"value": value, "photo_id": cohort.ids[fit[k]]} for k, value in enumerate((1.0, -1.0, 1.0))]
     done = learned(cohort, first, first, [tonight(tmp_path, shown)], [])
