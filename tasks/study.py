@@ -192,7 +192,7 @@ class Arms:
         for first, stop in pairwise(stops):
             new = given(group, order[:, first:stop])
             found = night(bank, self.setting.photos, group.users, new, config)
-            assert found is not None
+            assert found is not None and isinstance(found[0], Bank)
             bank = found[0]
             if stop in counts:
                 served[stop] = self._scored(bank.weights)
