@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.cli_labels import labels
+from flows.cli_personal import rollback
 from flows.cli_review import review
 
 app = typer.Typer(
@@ -183,6 +184,7 @@ def export_weights(
         typer.echo(f"{out}: {export_file(name, out)} keys")
 
 
+app.command()(rollback)
 app.add_typer(labels, name="labels")
 app.add_typer(review, name="review")
 

@@ -1,20 +1,21 @@
-"""The gate: a candidate replaces a user's entry only if it puts the user's own held-out ratings in better order.
+"""The gate: a candidate replaces a user's entry only if it foretells the user's own held-out ratings better.
 
-Evidence of one user. For every pair of the user's ratings, both are left out of the candidate (closed form), and
-candidate and rival each say which of the two photos is better. The gain is the candidate's share of pairs in the
-right order minus the rival's, pairs weighted by how far the ratings lie apart; it is a difference of weighted
-Kendall concordances, in -1..1, blind to scale use. Leaving out pairs and not single ratings matters: with one
-left out the candidate's level moves against the rating left out, and its order looks worse than it is.
-The variance is that of a U-statistic, from the spread of the ratings' own mean gains.
+Evidence of one user. For every pair of the user's ratings both are left out of the candidate (closed form), and candidate
+and rival each say how much better one photo is than the other. The gain is the correlation of these differences with
+those of the ratings, minus the rival's: a difference of correlations, blind to level and scale use. Leaving out pairs and
+not single ratings matters: with one left out the candidate's level moves against the rating left out, and its order looks
+worse than it is. Sizes of differences matter, not only signs: a small update turns few pairs round, and whether a handful
+of nearly equal photos changed places says little. The variance is that of a U-statistic, from each rating's influence,
+steadied by what it would be if the ratings were noise: `STEADY` ratings' worth of that, as few ratings know no variance.
 
-Decision. With 10 ratings one user's gain is mostly chance, so it is read together with everybody else's of the
-same night (empirical Bayes): true gains ~ N(μ, τ²), μ taken from the *other* users at the pessimistic end of its
-interval. A user is promoted when the posterior probability of a gain above zero reaches `confidence`, against
-both rivals. Then, of the promoted, a share of about 1 - confidence at most is expected to be no better; if no
-update of a night carries anything, the other users say so and almost nobody is promoted. A user alone is judged
-by their own ratings. Fewer than `min_ratings` ratings: no promotion.
+Decision, by a user's own evidence alone. (1) The candidate, with the ratings left out, has to correlate with tonight's
+ratings more clearly than noise would: at `confidence`, against a rival who says the same of all photos. (2) Its gain over
+both real rivals, of this night and those before it, has to be above zero. (1) alone keeps the share of noise that gets
+promoted at 1 - confidence, however few ratings there are; that lets (2) ask for no more than the better guess, for with ten
+ratings nobody can be sure of a gain of .05. Other users have no say: a night in which most gain would carry along those who
+gave noise. docs/gate.md has what was measured. Fewer than `min_ratings` ratings: no promotion.
 
-Sources: Hoeffding 1948 (U-statistics); DerSimonian & Laird 1986 (τ²); Efron 2010, ch. 1 (empirical Bayes).
+Sources: Hoeffding 1948 (U-statistics); Williams 1959 (correlations that share a variable); Smyth 2004 (steadied variances).
 """
 
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PROMOTED, TOO_FEW, NOT_ABOVE_CURRENT, NOT_ABOVE_PRIOR, NO_NEWS = range(5)
-REASONS = ("promoted", "too few ratings", "not above current entry", "not above prior", "no news")
+STEADY = 5.0
+PROMOTED, TOO_FEW, NOT_ABOVE_CURRENT, NOT_ABOVE_PRIOR, NO_NEWS, NOISE = range(6)
+REASONS = ("promoted", "too few ratings", "not above current entry", "not above prior", "no news", "not told from noise")
 
 
 @dataclass
@@ -88,110 +90,87 @@ def weigh(
         if len(known) == 0:
             continue
         table, real = _grouped(user[known], users)
-        busy = torch.nonzero(real.sum(1) >= 2).flatten()
+        busy = torch.nonzero(real.sum(1) >= 3).flatten()
         for part in busy.split(chunk):
             width = int(real[part].sum(1).max())
             mask = real[part, :width]
             rows = known[table[part, :width]]
             f = torch.where(mask[..., None], phi[rows, d], 0.0)
             r = torch.where(mask, y[rows, d], 0.0)
-            rights = _concordances(f, r, mask, mean[part, d], cov[part, d], noise[part, d], [v[part, d] for v in rivals])
-            for result, right in zip(results, rights):
-                result.gain[part, d], result.variance[part, d] = of_pairs(right, r, mask)
+            ours = _left_out(f, r, mean[part, d], cov[part, d], noise[part, d])
+            for result, weights in zip(results, rivals):
+                score = (f @ weights[part, d][..., None])[..., 0]
+                theirs = score[:, :, None] - score[:, None, :]
+                result.gain[part, d], result.variance[part, d] = of_pairs(ours, theirs, r, mask)
                 result.ratings[part, d] = mask.sum(1).to(torch.float64)
     return results
 
 
-def of_pairs(right: Tensor, r: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Gain and its variance, (U,) each, from how much better the candidate orders each pair of ratings.
-
-    right (U, R, R), symmetric: 1, ½, 0, … as in `_concordances`; r (U, R) ratings; mask (U, R): which of them are real.
-    """
-    far = (r[:, :, None] - r[:, None, :]).abs() * mask[:, :, None] * mask[:, None, :]
-    total, n = far.sum((1, 2)), mask.sum(1).to(torch.float64)
-    gain = (far * right).sum((1, 2)) / total.clamp_min(1e-12)
-    # Influence of each rating on the ratio: its own pairs' weighted gain beyond the average.
-    own = (far * (right - gain[:, None, None])).sum(2) / total.clamp_min(1e-12)[:, None]
-    variance = 4 * (own**2).sum(1) * n / (n - 1).clamp_min(1)
-    # Two predictors in full agreement give no spread; one discordant pair's worth is the floor.
-    variance = variance + 1 / n.clamp_min(1) ** 2 / 4
-    return torch.where(total > 0, gain, 0.0), torch.where(total > 0, variance, torch.inf)
-
-
-def _concordances(f, r, mask, mean, cov, noise, rivals) -> list[Tensor]:
-    """(users, R, R) per rival: candidate's order of a pair right (½ when tied, else 0/1) minus the rival's."""
+def _left_out(f: Tensor, r: Tensor, mean: Tensor, cov: Tensor, noise: Tensor) -> Tensor:
+    """(users, R, R): by how much the candidate prefers rating i's photo to j's, had it seen neither rating."""
     hat = f @ cov @ f.transpose(1, 2) / noise[:, None, None]
     error = r - (f @ mean[..., None])[..., 0]
     free = 1 - hat.diagonal(dim1=1, dim2=2)
-    # Both ratings i, j left out: e = (I - H_ij)⁻¹ (e_i, e_j)
+    # e = (I - H_ij)⁻¹ (e_i, e_j)
     det = (free[:, :, None] * free[:, None, :] - hat**2).clamp_min(1e-9)
     left_i = (free[:, None, :] * error[:, :, None] + hat * error[:, None, :]) / det
-    ordered = torch.sign(r[:, :, None] - r[:, None, :])
-    difference = r[:, :, None] - r[:, None, :] - (left_i - left_i.transpose(1, 2))
-    candidate = ordered * torch.sign(difference)
-    gains = []
-    for weights in rivals:
-        score = (f @ weights[..., None])[..., 0]
-        rival = ordered * torch.sign(score[:, :, None] - score[:, None, :])
-        gains.append((candidate - rival) / 2)
-    return gains
+    return r[:, :, None] - r[:, None, :] - (left_i - left_i.transpose(1, 2))
 
 
-def probability_better(evidence: Evidence, *, pessimism: float = 1.0) -> Tensor:
-    """P(true gain > 0) per user and dimension (U, D), read together with the other users' gains.
+def of_pairs(ours: Tensor, theirs: Tensor, r: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Gain of a candidate over a rival and its variance, (U,) each.
 
-    pessimism: standard errors by which μ is moved towards "no gain". Users without evidence get the others' view.
+    ours, theirs (U, R, R): by how much each prefers rating i's photo to j's, neither having seen the two ratings;
+    r (U, R) ratings; mask (U, R): which of them are real, three at least. No variance in the ratings: variance inf.
     """
-    gain, variance = evidence.gain, evidence.variance
-    seen = torch.isfinite(variance)
-    w = torch.where(seen, 1 / variance, 0.0)
-    count = seen.sum(0)
-    centre = (w * gain).sum(0) / w.sum(0).clamp_min(1e-12)
-    q = (w * (gain - centre) ** 2).sum(0)
-    slack = (w.sum(0) - (w**2).sum(0) / w.sum(0).clamp_min(1e-12)).clamp_min(1e-12)
-    between = ((q - (count - 1).clamp_min(0)) / slack).clamp_min(0)
-    # With few users τ² is unknown: a broad value (a tenth of all pairs) fades out as users come in.
-    tau = (between * count + 0.1**2 * 3) / (count + 3)
-    total = torch.where(seen, 1 / (variance + tau), 0.0)
-    others = (total.sum(0) - total).clamp_min(0)
-    # One pseudo-user at zero keeps μ defined for a user alone.
-    pseudo = 1 / (0.1**2 + tau)
-    mu = ((total * gain).sum(0) - total * gain) / (others + pseudo)
-    error = (others + pseudo).rsqrt()
-    mu = mu - pessimism * error * (others / (others + pseudo))
-    spread = tau + error**2
-    precision = w + 1 / spread
-    mean = (w * gain + mu / spread) / precision
-    return torch.special.ndtr(mean * precision.sqrt())
+    pairs = mask[:, :, None] & mask[:, None, :]
+    given = torch.where(pairs, r[:, :, None] - r[:, None, :], 0.0)
+    ours, theirs = (torch.where(pairs, each, 0.0) for each in (ours, theirs))
+    n = mask.sum(1).to(torch.float64)
+
+    def along(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
+        """Correlation (U,), and the influence of each rating on it (U, R)."""
+        both, first, second = ((x * z).sum(2) for x, z in ((one, two), (one, one), (two, two)))
+        whole, other = (x.sum(1, keepdim=True).clamp_min(1e-24) for x in (first, second))
+        size = (whole * other).sqrt()
+        value = both.sum(1, keepdim=True) / size
+        return value[:, 0], both / size - value / 2 * (first / whole + second / other)
+
+    (mine, own), (rival, other), (alike, _) = along(ours, given), along(theirs, given), along(ours, theirs)
+    seen = 4 * ((own - other) ** 2).sum(1) * n / (n - 1)
+    # Were the ratings noise; a rival who says the same of all photos is right by nothing and wrong by nothing.
+    says = (theirs != 0).any(2).any(1).to(n.dtype)
+    expected = (1 + says - 2 * alike * says).clamp_min(1e-9) / (n - 1)
+    variance = (STEADY * expected + (n - 1) * seen) / (STEADY + n - 1)
+    usable = (given**2).sum((1, 2)) > 0
+    return torch.where(usable, mine - rival, 0.0), torch.where(usable, variance, torch.inf)
+
+
+def probability_better(evidence: Evidence) -> Tensor:
+    """P(true gain > 0) of each user and dimension (U, D) by their own evidence; ½ without any."""
+    return torch.special.ndtr(evidence.gain / evidence.variance.sqrt())
 
 
 def decide(
     against_current: Evidence,
     against_prior: Evidence,
+    against_nothing: Evidence,
     *,
-    confidence: float = 0.7,
+    confidence: float = 0.8,
     min_ratings: int = 5,
     news: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """promoted (U, D) bool and the index into `REASONS` (U, D).
 
-    min_ratings counts the ratings behind `against_prior` (old and new). news (U, D) bool: entries that a candidate
-    was made for at all; default everybody with ratings.
+    against_nothing: of tonight's ratings, the rival being weights 0. min_ratings counts the ratings behind
+    `against_prior` (old and new). news (U, D) bool: entries that a candidate was made for at all; default everybody
+    with ratings.
     """
     news = against_current.ratings > 0 if news is None else news
     reason = torch.full(news.shape, PROMOTED)
-    current = probability_better(_only(against_current, news)) >= confidence
-    prior = probability_better(_only(against_prior, news)) >= confidence
-    reason[~current] = NOT_ABOVE_CURRENT
-    reason[~prior] = NOT_ABOVE_PRIOR
+    reason[against_current.gain <= 0] = NOT_ABOVE_CURRENT
+    reason[against_prior.gain <= 0] = NOT_ABOVE_PRIOR
+    reason[probability_better(against_nothing) < confidence] = NOISE
     reason[against_prior.ratings < min_ratings] = TOO_FEW
     reason[~news] = NO_NEWS
     return reason == PROMOTED, reason
-
-
-def _only(evidence: Evidence, users: Tensor) -> Evidence:
-    return Evidence(
-        torch.where(users, evidence.gain, 0.0),
-        torch.where(users, evidence.variance, torch.inf),
-        evidence.ratings,
-    )

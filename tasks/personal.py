@@ -136,17 +136,15 @@ def finetune(
     part.ratings = part.stats.n.round().to(torch.long)
     part.expert, part.expert_probability = selection.choose(part.surveys, part.stats)
     found = personal.posterior(prior, part.prior_mean, part.stats)
-    (against,) = gate.weigh(f, own.y, own.user, *found, [part.prior_mean])
-    parts = team.gather((rows, part, found, against))
+    evidence = gate.weigh(f, own.y, own.user, *found, [part.prior_mean, torch.zeros_like(part.prior_mean)])
+    parts = team.gather((rows, part, found, evidence))
     if parts is None:
         return None
     order = torch.argsort(torch.tensor([row for piece in parts for row in piece[0]], dtype=torch.long))
     bank = joined([piece[1] for piece in parts]).take(order.tolist())
     found = personal.stacked([piece[2] for piece in parts], order)
-    against = gate.stacked([piece[3] for piece in parts], order)
-    promoted, bank.reason = gate.decide(
-        against, against, confidence=config.get("confidence", 0.7), min_ratings=config.get("min_ratings", 5)
-    )
+    against, nothing = (gate.stacked([piece[3][k] for piece in parts], order) for k in range(2))
+    promoted, bank.reason = gate.decide(against, against, nothing, **_gate_settings(config))
     bank.gain, bank.gain_variance = against.gain, against.variance
     bank.promote(promoted, found)
     bank.about = {"stage": "finetune", "em_iterations": done, "log_evidence": now}
@@ -234,30 +232,23 @@ def night(
     foretold = [_foretold(*news.entries(block)[:2], grid) for block in blocks]
     weight = _forgetting(torch.cat(foretold), grid, team).split([len(block) for block in blocks])
 
-    # The gate reads a user's evidence together with that of all others of the night.
-    table = torch.zeros(8, len(users), len(DIMENSIONS), dtype=torch.float64)
+    table = torch.zeros(11, len(users), len(DIMENSIONS), dtype=torch.float64)
     for block, kept in zip(blocks, weight):
         part, new, own, sites = news.entries(block)
         found = _update(part, new, kept)
-        rivals = [part.weights, part.prior_mean]
-        current, prior = gate.weigh(*own, *found, rivals)
+        rivals = [part.weights, part.prior_mean, torch.zeros_like(part.weights)]
+        told = gate.weigh(*own, *found, rivals)
         if sites is not None:
-            chosen = weigh(*sites, found, rivals)
-            current, prior = (evidence.combined(more) for evidence, more in zip((current, prior), chosen))
+            told = [evidence.combined(more) for evidence, more in zip(told, weigh(*sites, found, rivals))]
+        current, prior, nothing = told
         # What earlier nights found counts as much as the ratings they rest on still do.
         earlier = Evidence(part.gain, part.gain_variance / kept[:, None], part.ratings - new.n)
         prior = prior.combined(earlier)
-        columns = [current.gain, current.variance, current.ratings, prior.gain, prior.variance, prior.ratings]
+        columns = [column for each in (current, prior, nothing) for column in (each.gain, each.variance, each.ratings)]
         table[:, block] = torch.stack([*columns, new.n, kept[:, None].expand_as(new.n)])
     table = team.total(table)
-    current, prior, count = Evidence(*table[:3]), Evidence(*table[3:6]), table[6]
-    promoted, reason = gate.decide(
-        current,
-        prior,
-        confidence=config.get("confidence", 0.7),
-        min_ratings=config.get("min_ratings", 5),
-        news=count > 0,
-    )
+    current, prior, nothing, count = Evidence(*table[:3]), Evidence(*table[3:6]), Evidence(*table[6:9]), table[9]
+    promoted, reason = gate.decide(current, prior, nothing, news=count > 0, **_gate_settings(config))
 
     def decided() -> Iterator[Bank]:
         for block, kept in zip(blocks, weight):
@@ -273,7 +264,11 @@ def night(
             pass
         return None
     after = bank.updated(decided(), round=bank.round + 1, about={"stage": "continual"})
-    return after, Night(users, known, count, table[7, :, 0], promoted, reason, current, prior)
+    return after, Night(users, known, count, table[10, :, 0], promoted, reason, current, prior)
+
+
+def _gate_settings(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: config[name] for name in ("confidence", "min_ratings") if name in config}
 
 
 @dataclass

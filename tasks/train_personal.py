@@ -12,7 +12,7 @@ finetune_loop(config): every path is a string, every value JSON.
     axes, fused_axes most axes of the experts' predictions and of the fused features in φ               [32, 8]
     iterations       most EM iterations; stops at a relative gain of 1e-6                               [30]
     caution, hold    how far Σ is held back (model.personal.maximise)                                   [10, 0.5]
-    confidence       of the gate (model.gate)                                                           [0.7]
+    confidence       of the gate (model.gate)                                                           [0.8]
     min_ratings      fewer ratings: the prior is served                                                 [5]
     checkpoint_every EM iterations                                                                      [5]
 
