@@ -91,7 +91,7 @@ def weigh(
             continue
         table, real = _grouped(user[known], users)
         busy = torch.nonzero(real.sum(1) >= 3).flatten()
-        for part in busy.split(chunk):
+        for part in busy.split(chunk) if len(busy) else ():
             width = int(real[part].sum(1).max())
             mask = real[part, :width]
             rows = known[table[part, :width]]
@@ -138,10 +138,10 @@ def of_pairs(ours: Tensor, theirs: Tensor, r: Tensor, mask: Tensor) -> tuple[Ten
 
     (mine, own), (rival, other), (alike, _) = along(ours, given), along(theirs, given), along(ours, theirs)
     seen = 4 * ((own - other) ** 2).sum(1) * n / (n - 1)
-    # Were the ratings noise; a rival who says the same of all photos is right by nothing and wrong by nothing.
-    says = (theirs != 0).any(2).any(1).to(n.dtype)
-    expected = (1 + says - 2 * alike * says).clamp_min(1e-9) / (n - 1)
+    expected = 2 * (1 - alike).clamp_min(1e-9) / (n - 1)  # were the ratings noise
     variance = (STEADY * expected + (n - 1) * seen) / (STEADY + n - 1)
+    # Against a rival who says the same of all photos the question is just whether the ratings are noise.
+    variance = torch.where((theirs == 0).all(2).all(1), 1 / (n - 1), variance)
     usable = (given**2).sum((1, 2)) > 0
     return torch.where(usable, mine - rival, 0.0), torch.where(usable, variance, torch.inf)
 

@@ -33,3 +33,16 @@ def test_the_benchmark_of_the_network_runs(tmp_path):
     assert apart["mesh, expanded"]["max"] < 1e-3
     assert apart["scores, straightforward"]["max"] < 1e-4
     assert apart["mesh, shared"]["max"] > 1e-3  # another network: were it equal, the searches were not told apart
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_night_runs_and_its_calls_do_not_grow_with_users(tmp_path):
+    out = tmp_path / "nightly.json"
+    command = [sys.executable, "bench/nightly.py", "--users", "20", "600", "--obvious", "2", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    few, many = found["nights"]
+    assert (few["users"], many["users"]) == (few["updated"], many["updated"]) == (20, 600)
+    assert few["calls"] == many["calls"] and found["obvious"]["calls"]["registry"] > many["calls"]["registry"]
+    assert "times** what a user costs" in done.stdout
