@@ -39,7 +39,8 @@ class Checkout:
 
         shutil.rmtree("bundle", ignore_errors=True)
         Path("bundle/models").mkdir(parents=True)
-        Path("bundle/models/000.json").write_text("{}")
+        for name in ("bundle.json", "models/000.json"):
+            (Path("bundle") / name).write_text("{}")
         shutil.copytree(self.bank, "bundle/bank")
         with stage_run("continual", {}):
             made = register(PERSONAL, Path("bundle"), "continual", metrics={}, about={}, champion=True)
