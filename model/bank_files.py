@@ -234,6 +234,9 @@ def write_folder(
             "sha256": {name: _sha256(fresh / name) for name in ("index.npy", "shared.safetensors")},
         }
         (fresh / "bank.json").write_text(json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False))
+        for name in ("bank.json", *about["sha256"]):
+            with (fresh / name).open("rb") as file:
+                os.fsync(file.fileno())
         old = None
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent)) / "bank"
