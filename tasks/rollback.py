@@ -21,10 +21,9 @@ from typing import Any
 
 import torch
 
+from tasks.banks import CONTENT
 from tasks.intake.quarantine import BadInput
 from tasks.tables import read_json, write_json
-
-CONTENT = "bank.sha256"
 
 
 def rollback_user(user: str, artifacts: Path = Path("artifacts")) -> dict[str, Any]:
