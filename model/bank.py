@@ -43,8 +43,9 @@ class Bank:
     weights, previous (U, D, P), cov, previous_cov (U, D, P, P) float32 and noise, previous_noise (U, D): served entry
     and the one before.
     stats: all fitted ratings, decayed. ratings (U, D): how many, undecayed. gain, gain_variance (U, D): what the
-    gate knows of the entry against the prior. reason (U, D): index into `gate.REASONS`. version (U,): promotions
-    so far, 0 = the prior is served. round: nights behind this bank.
+    gate knows of the entry against the prior. since_gain, since_variance (U, D, 2): what it knows of candidates against
+    the entry that is served, and against saying nothing, by ratings that came since that was promoted. reason (U, D):
+    index into `gate.REASONS`. version (U,): promotions so far, 0 = the prior is served. round: nights behind this bank.
     """
 
     basis: Basis
@@ -66,6 +67,8 @@ class Bank:
     ratings: Tensor
     gain: Tensor
     gain_variance: Tensor
+    since_gain: Tensor
+    since_variance: Tensor
     reason: Tensor
     version: Tensor
     round: int = 0
@@ -160,12 +163,21 @@ class Bank:
         self.cov = torch.where(promoted[..., None, None], found.cov.to(self.cov.dtype), self.cov)
         self.noise = torch.where(promoted, found.noise, self.noise)
         self.version = self.version + any_of.to(self.version.dtype)
+        self._served_anew(promoted)
+
+    def _served_anew(self, entries: Tensor) -> None:
+        """What the gate knew of candidates against entries (U, D) that no longer serve is void."""
+        self.since_gain = torch.where(entries[..., None], 0.0, self.since_gain)
+        self.since_variance = torch.where(entries[..., None], torch.inf, self.since_variance)
 
     def rollback(self, rows: Tensor) -> None:
         """Serve the entry before the last promotion again (rows: indices of users); statistics stay."""
         self.weights[rows], self.cov[rows] = self.previous[rows], self.previous_cov[rows]
         self.noise[rows] = self.previous_noise[rows]
         self.version[rows] = (self.version[rows] - 1).clamp_min(0)
+        entries = torch.zeros_like(self.reason, dtype=torch.bool)
+        entries[rows] = True
+        self._served_anew(entries)
 
     def arrays(self) -> dict[str, Tensor]:
         """Everything that has one row per user."""
@@ -236,7 +248,8 @@ def empty_bank(head: dict, tensors: dict[str, Tensor]) -> Bank:
 
 _PER_USER = (
     "judged", "expert", "expert_probability", "prior_mean", "weights", "cov", "noise", "previous", "previous_cov",
-    "previous_noise", "ratings", "gain", "gain_variance", "reason", "version",
+    "previous_noise", "ratings", "gain", "gain_variance", "since_gain", "since_variance",
+    "reason", "version",
 )  # fmt: skip
 _BASIS = ("centre", "rotation", "rated", "fused_centre", "fused_rotation")
 _SELECTION = ("weights", "points", "noise", "prior_mean", "prior_var", "average")
@@ -302,6 +315,8 @@ def start_bank(
         ratings=torch.zeros(count, dimensions, dtype=torch.long),
         gain=nothing.gain,
         gain_variance=nothing.variance,
+        since_gain=torch.stack([nothing.gain] * 2, -1),
+        since_variance=torch.stack([nothing.variance] * 2, -1),
         reason=torch.full((count, dimensions), gate.NO_NEWS),
         version=torch.zeros(count, dtype=torch.long),
     )

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FORMAT = 3
+FORMAT = 4
 INDEX = np.dtype([("key", "S24"), ("segment", "<u4"), ("row", "<u4"), ("place", "<u4")])
 BLOCK = 1024
 """Rows that are copied at a time."""

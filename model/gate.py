@@ -8,12 +8,13 @@ worse than it is. Sizes of differences matter, not only signs: a small update tu
 of nearly equal photos changed places says little. The variance is that of a U-statistic, from each rating's influence,
 steadied by what it would be if the ratings were noise: `STEADY` ratings' worth of that, as few ratings know no variance.
 
-Decision, by a user's own evidence alone. (1) The candidate, with the ratings left out, has to correlate with tonight's
-ratings more clearly than noise would: at `confidence`, against a rival who says the same of all photos. (2) Its gain over
-both real rivals, of this night and those before it, has to be above zero. (1) alone keeps the share of noise that gets
-promoted at 1 - confidence, however few ratings there are; that lets (2) ask for no more than the better guess, for with ten
-ratings nobody can be sure of a gain of .05. Other users have no say: a night in which most gain would carry along those who
-gave noise. docs/gate.md has what was measured. Fewer than `min_ratings` ratings: no promotion.
+Decision, by a user's own evidence alone. (1) The candidate, with the ratings left out, has to correlate with the ratings
+more clearly than noise would: at `confidence`, against a rival who says the same of all photos. (2) Its gain over both real
+rivals has to be above zero. Evidence adds up over nights, for five ratings are too few to see anything by: against the prior
+all of it, against the current entry and for (1) what came since that entry was promoted. (1) alone keeps the share of noise
+that gets promoted in a night at 1 - confidence, however few ratings there are; that lets (2) ask for no more than the better
+guess, for with ten ratings nobody can be sure of a gain of .05. Other users have no say: a night in which most gain would
+carry along those who gave noise. docs/gate.md has what was measured. Fewer than `min_ratings` ratings: no promotion.
 
 Sources: Hoeffding 1948 (U-statistics); Williams 1959 (correlations that share a variable); Smyth 2004 (steadied variances).
 """
@@ -162,7 +163,7 @@ def decide(
 ) -> tuple[Tensor, Tensor]:
     """promoted (U, D) bool and the index into `REASONS` (U, D).
 
-    against_nothing: of tonight's ratings, the rival being weights 0. min_ratings counts the ratings behind
+    against_nothing: the rival being weights 0. min_ratings counts the ratings behind
     `against_prior` (old and new). news (U, D) bool: entries that a candidate was made for at all; default everybody
     with ratings.
     """

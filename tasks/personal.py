@@ -146,6 +146,8 @@ def finetune(
     against, nothing = (gate.stacked([piece[3][k] for piece in parts], order) for k in range(2))
     promoted, bank.reason = gate.decide(against, against, nothing, **_gate_settings(config))
     bank.gain, bank.gain_variance = against.gain, against.variance
+    bank.since_gain = torch.stack([against.gain, nothing.gain], -1)
+    bank.since_variance = torch.stack([against.variance, nothing.variance], -1)
     bank.promote(promoted, found)
     bank.about = {"stage": "finetune", "em_iterations": done, "log_evidence": now}
     return bank
@@ -243,7 +245,11 @@ def night(
         current, prior, nothing = told
         # What earlier nights found counts as much as the ratings they rest on still do.
         earlier = Evidence(part.gain, part.gain_variance / kept[:, None], part.ratings - new.n)
-        prior = prior.combined(earlier)
+        prior, none = prior.combined(earlier), torch.zeros_like(new.n)
+        current, nothing = (
+            tonight.combined(Evidence(part.since_gain[..., k], part.since_variance[..., k] / kept[:, None], none))
+            for k, tonight in enumerate((current, nothing))
+        )
         columns = [column for each in (current, prior, nothing) for column in (each.gain, each.variance, each.ratings)]
         table[:, block] = torch.stack([*columns, new.n, kept[:, None].expand_as(new.n)])
     table = team.total(table)
@@ -256,6 +262,8 @@ def night(
             found = _update(part, new, kept)
             part.expert, part.expert_probability = bank.selection.choose(part.surveys, part.stats)
             part.reason, part.gain, part.gain_variance = reason[block], prior.gain[block], prior.variance[block]
+            part.since_gain = torch.stack([current.gain[block], nothing.gain[block]], -1)
+            part.since_variance = torch.stack([current.variance[block], nothing.variance[block]], -1)
             part.promote(promoted[block], found)
             yield from team.gather(part) or ()
 

@@ -266,3 +266,19 @@ def test_two_workers_over_an_opened_bank_make_the_bank_of_one(cohort, first, tmp
     assert both[0][0].users == alone.users == [*first.users, *users]
     for name, value in alone.part(users).arrays().items():
         torch.testing.assert_close(both[0][0].part(users).arrays()[name], value, rtol=1e-9, atol=1e-12)
+
+
+def test_evidence_of_small_nights_adds_up_until_an_entry_is_promoted(cohort, first):
+    photos, fit = as_photos(cohort.predictions), fitting_photos(cohort)
+    bank, busy = first.without_users(cohort.users[:12]), list(range(12))
+    promoted, before = 0, torch.full((12, 2), torch.inf, dtype=torch.float64)
+    for k in range(8):
+        users, ratings, _ = as_feedback(cohort.feedback({u: fit[6 * k : 6 * k + 6] for u in busy}), photos)
+        bank, what = night(bank, photos, users, ratings, CONFIG | {"forget": [1.0]})
+        part = bank.part(users)
+        served = what.promoted[:, 0]
+        assert (part.since_variance[served, 0] == torch.inf).all() and (part.since_gain[served, 0] == 0).all()
+        assert (part.since_variance[~served, 0] < torch.where(before == torch.inf, 1e9, before)[~served]).all()
+        before = part.since_variance[:, 0]
+        promoted += int(served.sum())
+    assert promoted > 6
