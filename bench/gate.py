@@ -44,6 +44,34 @@ class Simulated:
     before: np.ndarray
 
 
+def rated(
+    rng: np.random.Generator, weights: np.ndarray, each: int, blind: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """phi, y and user of `each` ratings of every user, `blind` ones noise."""
+    phi = rng.normal(size=(len(weights) * each, 1, SIZE))
+    phi[..., 0] = 1
+    user = np.repeat(np.arange(len(weights)), each)
+    y = (phi[:, 0] * weights[user]).sum(1) + rng.normal(0, NOISE, len(user))
+    # As widely spread as real scores, about the same level, whatever the photo.
+    wide = np.sqrt(NOISE**2 + (weights[:, 1:] ** 2).sum(1))
+    y = np.where(blind[user], weights[user, 0] + wide[user] * rng.normal(size=len(user)), y)
+    return torch.from_numpy(phi), torch.from_numpy(y)[:, None], torch.from_numpy(user)
+
+
+def known_prior() -> personal.Prior:
+    """The prior that users are drawn from, of one dimension."""
+    one = lambda value: torch.as_tensor(value, dtype=torch.float64)[None]  # noqa: E731
+    return personal.Prior(one(MEAN), one(np.diag(SPREAD**2)), one(NOISE**2), one(0.0), one(500.0))
+
+
+def agreement(rng: np.random.Generator, taste: np.ndarray, served: list[torch.Tensor]) -> list[np.ndarray]:
+    """SRCC (U,) of each set of weights with the users' scores of PROBE photos."""
+    probe = rng.normal(size=(PROBE, SIZE))
+    probe[:, 0] = 1
+    truth = probe @ taste.T + rng.normal(0, NOISE, (PROBE, len(taste)))
+    return [srcc(weights[:, 0].numpy() @ probe.T, truth.T) for weights in served]
+
+
 def simulate(users: int, stored: int, new: int, drift: float, noise_share: float, seed: int) -> Simulated:
     """One night; every user gives `new` ratings."""
     rng = np.random.default_rng(seed)
@@ -51,36 +79,49 @@ def simulate(users: int, stored: int, new: int, drift: float, noise_share: float
     later = taste + drift * (other - taste)
     noise = np.arange(users) < noise_share * users
 
-    def rated(weights: np.ndarray, each: int, blind: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        phi = rng.normal(size=(users * each, 1, SIZE))
-        phi[..., 0] = 1
-        user = np.repeat(np.arange(users), each)
-        y = (phi[:, 0] * weights[user]).sum(1) + rng.normal(0, NOISE, len(user))
-        # As widely spread as real scores, about the same level, whatever the photo.
-        wide = np.sqrt(NOISE**2 + (weights[:, 1:] ** 2).sum(1))
-        y = np.where(blind[user], weights[user, 0] + wide[user] * rng.normal(size=len(user)), y)
-        return torch.from_numpy(phi), torch.from_numpy(y)[:, None], torch.from_numpy(user)
-
-    one = lambda value: torch.as_tensor(value, dtype=torch.float64)[None]  # noqa: E731
-    prior = personal.Prior(one(MEAN), one(np.diag(SPREAD**2)), one(NOISE**2), one(0.0), one(500.0))
+    prior = known_prior()
     start = prior.mean.expand(users, -1, -1)
     old, current, earlier = personal.no_stats(users, 1, SIZE), start, gate.no_evidence(users, 1)
     if stored:
-        phi, y, user = rated(taste, stored, np.zeros(users, bool))
+        phi, y, user = rated(rng, taste, stored, np.zeros(users, bool))
         old = personal.sufficient(phi, y, user, users)
         found = personal.posterior(prior, start, old)
         (earlier,), current = gate.weigh(phi, y, user, *found, [start]), found.mean
     kept = 1.0 if drift == 0 else 0.25
-    phi, y, user = rated(later, new, noise)
+    phi, y, user = rated(rng, later, new, noise)
     stats = old.decayed(torch.full_like(old.n, kept)) + personal.sufficient(phi, y, user, users)
     candidate = personal.posterior(prior, start, stats)
     now, against, nothing = gate.weigh(phi, y, user, *candidate, [current, start, torch.zeros_like(start)])
     earlier.variance = earlier.variance / kept
-    probe = rng.normal(size=(PROBE, SIZE))
-    probe[:, 0] = 1
-    truth = probe @ later.T + rng.normal(0, NOISE, (PROBE, users))
-    after, before = (srcc(w[:, 0].numpy() @ probe.T, truth.T) for w in (candidate.mean, current))
+    after, before = agreement(rng, later, [candidate.mean, current])
     return Simulated(now, against.combined(earlier), nothing, after - before, noise, before)
+
+
+def small_nights(users: int, nights: int, each: int, confidence: float, seed: int) -> str:
+    """A table row: half noise, half real, from no rating on, `each` ratings a night; evidence adds up as in `night`."""
+    rng = np.random.default_rng(seed)
+    taste, noise = MEAN + rng.normal(size=(users, SIZE)) * SPREAD, np.arange(users) < users / 2
+    prior, stats = known_prior(), personal.no_stats(users, 1, SIZE)
+    start = prior.mean.expand(users, -1, -1)
+    served, ever, shares = start.clone(), np.zeros(users, bool), []
+    known = [gate.no_evidence(users, 1) for _ in range(3)]
+    for _ in range(nights):
+        phi, y, user = rated(rng, taste, each, noise)
+        stats = stats + personal.sufficient(phi, y, user, users)
+        candidate = personal.posterior(prior, start, stats)
+        tonight = gate.weigh(phi, y, user, *candidate, [served, start, torch.zeros_like(start)])
+        known = [one.combined(two) for one, two in zip(tonight, known)]
+        ok = gate.decide(*known, confidence=confidence)[0]
+        served = torch.where(ok[..., None], candidate.mean, served)
+        for since in (known[0], known[2]):
+            since.gain, since.variance = torch.where(ok, 0.0, since.gain), torch.where(ok, torch.inf, since.variance)
+        ever |= ok[:, 0].numpy()
+        shares.append(ok[:, 0].numpy()[noise].mean())
+    found, best, first = agreement(rng, taste, [served, candidate.mean, start])
+    gains = [values[who].mean() for who in (~noise, noise) for values in (best - first, found - first)]
+    cells = " | ".join(f"{gain:+.3f}" for gain in gains)
+    noisy = f"{100 * np.mean(shares):.0f} (at most {100 * max(shares):.0f})"
+    return f"| {nights} × {each} | {noisy} | {wilson(ever[noise])} | {wilson(ever[~noise])} | {cells} |"
 
 
 def wilson(hits: np.ndarray) -> str:
@@ -115,6 +156,10 @@ def main() -> None:
                 cells = " | ".join(f"{v[who].mean():+.3f}" for who in (real, seen.noise) for v in (seen.gain, served))
                 shares = " | ".join(wilson(ok[group]) for group in (seen.noise, near, real))
                 print(f"| {name} | {new} | {confidence} | {shares} | {cells} |", flush=True)
+    print("\n| nights × ratings | of noise, a night | of noise, ever | of real, ever | gain of real: no gate | gate | "
+          "of noise: no gate | gate |\n|---|--:|--:|--:|--:|--:|--:|--:|")  # fmt: skip
+    for nights in (2, 5, 10, 20):
+        print(small_nights(options.users, nights, 5, options.confidence[-1], nights), flush=True)
     print(f"\nSRCC before a first night: {simulate(500, 0, 5, 0.0, 0.0, 0).before.mean():.2f} on average.")
 
 

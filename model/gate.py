@@ -10,11 +10,11 @@ steadied by what it would be if the ratings were noise: `STEADY` ratings' worth 
 
 Decision, by a user's own evidence alone. (1) The candidate, with the ratings left out, has to correlate with the ratings
 more clearly than noise would: at `confidence`, against a rival who says the same of all photos. (2) Its gain over both real
-rivals has to be above zero. Evidence adds up over nights, for five ratings are too few to see anything by: against the prior
-all of it, against the current entry and for (1) what came since that entry was promoted. (1) alone keeps the share of noise
-that gets promoted in a night at 1 - confidence, however few ratings there are; that lets (2) ask for no more than the better
-guess, for with ten ratings nobody can be sure of a gain of .05. Other users have no say: a night in which most gain would
-carry along those who gave noise. docs/gate.md has what was measured. Fewer than `min_ratings` ratings: no promotion.
+rivals has to be above zero. Evidence adds up over nights, for five ratings are too few to see anything by: against the
+prior all of it, against the current entry and for (1) what came since that entry was promoted. (1) alone keeps the share of
+noise that gets promoted in a night at 1 - confidence, however few ratings there are; that lets (2) ask for no more than the
+better guess, for with ten ratings nobody can be sure of a gain of .05. Other users have no say: a night in which most gain
+would carry along those who gave noise. docs/gate.md has what was measured. Fewer than `min_ratings` ratings: no promotion.
 
 Sources: Hoeffding 1948 (U-statistics); Williams 1959 (correlations that share a variable); Smyth 2004 (steadied variances).
 """
