@@ -35,7 +35,7 @@ def tastes(root: Path, items: int = 90, experts: int = 3, users: int = 30, each:
             scores = np.clip(5 + taste @ z[k] + rng.normal(0, 0.5, 2), 0, 10)
             lines.append(f"{who},{names[k]},{scores[0]:.2f},{scores[1]:.2f}")
     night = [
-        f"e{u}-{k},user-{u:02d},item {k},rating,appearance,{rng.uniform(2, 8):.1f},2026-05-0{1 + k % 9}T10:00:00Z"
+        f"e{u}-{k},user-{u:02d},item {k},rating,appearance,{rng.uniform(2, 8):.1f},2026-05-01T10:{k:02d}:00Z"
         for u in range(3)
         for k in range(12)
     ]
