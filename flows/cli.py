@@ -130,6 +130,17 @@ def run(
         typer.echo(f"{stage:12} {state}")
 
 
+@app.command("personal-full")
+def personal_full(user: Annotated[str, typer.Argument(metavar="USER", help="A user of the bank.")]) -> None:
+    """Train a whole network for one user, from their expert on (docs/methods.md), and register it."""
+    from flows.personal_full import personal_full as flow
+    from tasks.engines import engines
+    from tasks.faults import told
+
+    with told(), engines():
+        typer.echo(flow(user))
+
+
 weights = typer.Typer(no_args_is_help=True, help="Weights of others: official checkpoints, CLIP, Swin-V2, SMPLer-X.")
 app.add_typer(weights, name="weights")
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from prefect import flow
 
-from tasks.banks import bank_page, keep_bank, night_rule, night_settings, register_bank
+from tasks.banks import bank_page, keep_bank, lora_config, night_rule, night_settings, register_bank
 from tasks.lineage import plan
+from tasks.lora import NEVER
+from tasks.lora_nights import lora_nights_loop
 from tasks.params import load_params
 from tasks.stage import publish, run, say
 from tasks.tables import found_again, read_json, replaced_folder, write_json
@@ -20,6 +22,8 @@ from tasks.train_personal import continual_loop
 def continual(
     cohort: str = "data/cohort",
     nights: str = "data/nights",
+    mesh: str = "data/mesh",
+    embeddings: str = "data/embeddings",
     pretrain: str = "artifacts/pretrain",
     finetune: str = "artifacts/finetune",
     body: str = "data/body",
@@ -29,13 +33,17 @@ def continual(
     """Bring the bank up to date with the snapshots of feedback, and register it if that changed anything."""
     params = load_params()
     found_again(Path(out))
-    todo = plan(Path(out), Path(finetune), Path(nights), night_rule(params))
+    lora = lora_config(Path(cohort), Path(mesh), Path(embeddings), Path(pretrain), params)
+    todo = plan(Path(out), Path(finetune), Path(nights), night_rule(params) | lora)
     if todo.goes_on and not todo.nights:
         say(f"no new night of feedback: the bank has learned from all {len(todo.earlier)}")
         return
     with replaced_folder(out) as folder:
         config = night_settings(Path(cohort), Path(pretrain), Path(finetune), todo, folder, params)
-        fit(continual_loop, config, name="continual", workers=params.continual.workers, cpus_per_worker=0.5)
+        bank = config | ({"confidence": NEVER} if lora else {})  # then the bank promotes nothing of its own
+        fit(continual_loop, bank, name="continual", workers=params.continual.workers, cpus_per_worker=0.5)
+        if lora:
+            fit(lora_nights_loop, config | lora, name="lora-nights", workers=1, cpus_per_worker=0.5)
         facts = read_json(folder / "continual.json") | {"lineage": todo.lineage}
         write_json(facts, folder / "continual.json")
         if facts["unchanged"]:

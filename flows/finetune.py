@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from tasks.banks import bank_page, finetune_settings, register_bank
+from tasks.banks import bank_page, finetune_settings, lora_config, register_bank
 from tasks.params import load_params
 from tasks.stage import publish, run
 from tasks.tables import replaced_folder
@@ -18,6 +18,8 @@ from tasks.train_personal import finetune_loop
 @flow
 def finetune(
     cohort: str = "data/cohort",
+    mesh: str = "data/mesh",
+    embeddings: str = "data/embeddings",
     pretrain: str = "artifacts/pretrain",
     body: str = "data/body",
     meshnet: str = "data/meshnet",
@@ -27,6 +29,7 @@ def finetune(
     params = load_params()
     with replaced_folder(out) as folder:
         config = finetune_settings(Path(cohort), Path(pretrain), folder, params)
+        config |= lora_config(Path(cohort), Path(mesh), Path(embeddings), Path(pretrain), params)
         fit(finetune_loop, config, name="finetune", workers=params.finetune.workers, cpus_per_worker=0.5)
         facts = register_bank(
             folder, "finetune", "finetune.json", Path(pretrain), Path(body), Path(meshnet), params

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -177,5 +177,9 @@ def open_bank(folder: Path) -> OpenBank:
 
 
 def content_hash(folder: Path) -> str:
-    """sha256 of a bank's content: `bank.json` names all other files by theirs."""
-    return sha256((Path(folder) / "bank.json").read_bytes()).hexdigest()
+    """sha256 of a bank's content: `bank.json` names all other files by theirs, but for low-rank entries beside them."""
+    digest = sha256((Path(folder) / "bank.json").read_bytes())
+    for path in sorted(Path(folder).glob("lora.*")):
+        with path.open("rb") as file:
+            digest.update(file_digest(file, "sha256").digest())
+    return digest.hexdigest()

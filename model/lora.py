@@ -225,7 +225,7 @@ def train(
     settings: LoraSettings,
     before: Tensor | None = None,
     *,
-    chunk: int = 256,
+    chunk: int = 64,
     device: str | torch.device = "cpu",
 ) -> Tensor:
     """Rows (U, D, size) of U users of one expert, trained together.

@@ -8,7 +8,7 @@ A *bundle* is a folder that holds all of it, or says where licensed parts lie an
     body.npz             body model, when it is the stand-in; else bundle.json names the user's own file
     mesh_net/            mesh network (and default image encoder)
     models/<file>.*      PhysiqueFrames: one for an expert's bundle, all of the model base for a personal one
-    bank/                personal models, in a personal bundle
+    bank/                personal models, in a personal bundle; low-rank ones among them if the method is `lora`
 
 Nothing in it is executable; it is what MLflow keeps of a model, and what `physique predict` loads.
 """
@@ -31,6 +31,7 @@ from model.checkpoint import file_hash, load_frame
 from model.encoder import RANDOM, load_encoder
 from model.extract import Extractor, Recipe
 from model.images import UnreadableImage, apply_affine, decode
+from model.lora_bank import OpenLora, has_lora
 from model.mesh_row import MeshRow
 from model.preference import survey_code
 from model.scores import DIMENSIONS
@@ -147,6 +148,7 @@ class Predictor:
     def __init__(self, bundle: Path, device: str = "cpu"):
         about = json.loads((bundle / "bundle.json").read_text())
         self.bank = open_bank(bundle / "bank") if about["personal"] else None
+        self.lora = OpenLora(bundle / "bank") if has_lora(bundle / "bank") else None
         names = list(about["models"]) if self.bank is None else self.bank.basis.models
         loaded = [load_frame(bundle / "models", about["models"][name], device) for name in names]
         self.names, self.frames, self.device = names, [frame for frame, _ in loaded], device
@@ -294,7 +296,12 @@ class Predictor:
         if self.bank is None:
             scores = table[:, 0].numpy()
             return scores, np.full_like(scores, np.nan), [False] * len(inputs)
-        answer = self.bank.predict(table, self.bank.index([user or "" for user in users]), fused)
+        names = [user or "" for user in users]
+        answer = self.bank.predict(table, self.bank.index(names), fused)
+        if self.lora is not None:
+            frames = dict(zip(self.names, zip(self.frames, (code.to(self.device) for code in self.surveys))))
+            answer.scores, own = self.lora.answer(frames, inputs, names, answer.scores)
+            answer.sd = answer.sd.masked_fill(own, torch.nan)  # how sure such an entry is, nobody knows
         scores, sd = answer.scores.numpy().copy(), answer.sd.numpy().copy()
         scores[:, ~self.rated] = np.nan
         sd[:, ~self.rated] = np.nan

@@ -22,6 +22,17 @@ def said_of_photos(pretrain: Path) -> dict[str, str]:
     }
 
 
+def lora_config(cohort: Path, mesh: Path, embeddings: Path, pretrain: Path, params: Params) -> dict[str, Any]:
+    """What `tasks.lora` needs to know; nothing where another method is chosen."""
+    if params.finetune.method != "lora":
+        return {}
+    paths = {"models": pretrain / "models", "mesh": mesh, "embeddings": embeddings, "photos": cohort / "photos"}
+    paths |= {"pixels": Path(".physique/pixels")}
+    return {name: str(path.resolve()) for name, path in paths.items()} | params.finetune.model_dump(
+        include={"method", "rank", "pull", "steps", "lr"}
+    )
+
+
 def finetune_settings(cohort: Path, pretrain: Path, out: Path, params: Params) -> dict[str, Any]:
     """Config of `finetune_loop`."""
     settings = params.finetune

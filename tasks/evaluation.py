@@ -11,8 +11,10 @@ import pyarrow.compute as pc
 
 from model.bank import Bank, load_bank
 from model.scores import DIMENSIONS
+from tasks.banks import lora_config
 from tasks.intake.items import holds_vectors
-from tasks.judge import Row, learning_curve, night_table, stage_table
+from tasks.judge import Own, Row, learning_curve, night_table, stage_table
+from tasks.lora import served_over
 from tasks.mesh_pictures import cards as mesh_cards
 from tasks.mesh_table import largest
 from tasks.params import Params
@@ -36,6 +38,9 @@ def results(data: Path, artifacts: Path, params: Params) -> dict[str, Any]:
     events, drifted = feedback_of(data / "nights"), drifted_users(Path(params.data.path) / "raters_truth.csv")
     ratings, _ = as_ratings(labels, before.users, photos)
     own, _ = as_ratings(labels, list(before.basis.experts), photos)
+    lora = lora_config(cohort, mesh, mesh.parent / "embeddings", pretrain, params)
+    over = (served_over(finetune / "bank", lora, photos), served_over(continual / "bank", lora, photos))
+    table = stage_table(before, photos, ratings, seed=params.seed, expert_ratings=own, own=over[0])
     night_facts = read_json(continual / "continual.json")
     effort = read_json(pretrain / "effort.json")
     return {
@@ -44,10 +49,10 @@ def results(data: Path, artifacts: Path, params: Params) -> dict[str, Any]:
         "vectors": about["vector"] is not None,
         "provenance": _provenance(artifacts, params),
         "stages": _stages(),
-        "table": _table(stage_table(before, photos, ratings, seed=params.seed, expert_ratings=own), ratings, photos),
+        "table": _table(table, ratings, photos),
         "effort": _effort(effort),
         "curve": _curve(before, photos, ratings, params),
-        "night": _night(before, after, photos, events, drifted, params),
+        "night": _night(before, after, photos, events, drifted, params, over),
         "nights": read_table(continual / "nights.parquet").to_pylist(),
         "recovery": night_by_night(continual / "served", before, photos, events, labels, drifted, params.seed),
         "comments": comments(events, _names(cohort)),
@@ -156,8 +161,9 @@ def _names(cohort: Path) -> dict[str, str]:
 
 
 def _night(
-    before: Bank, after: Bank, photos: Photos, events: pa.Table, drifted: dict[str, bool] | None, params: Params
-) -> list[dict[str, Any]]:
+    before: Bank, after: Bank, photos: Photos, events: pa.Table, drifted: dict[str, bool] | None, params: Params,
+    over: tuple[Own | None, Own | None],
+) -> list[dict[str, Any]]:  # fmt: skip
     users, given, _ = as_feedback(events, photos)
     if not users:
         return []
@@ -171,7 +177,7 @@ def _night(
             "gain": [row["mean"], row["lo"], row["hi"]],
             "users": row["users"],
         }
-        for row in night_table(before, after, photos, given, users, drifted=drifted, seed=params.seed)
+        for row in night_table(before, after, photos, given, users, drifted=drifted, seed=params.seed, own=over)
         if row["metric"] == "srcc"
     ]
 

@@ -7,6 +7,7 @@ who are judged: users that the prior over users has never seen. A dimension that
     .venv/bin/python -m pytest tests/tasks/test_personal_stages.py
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from model.scores import DIMENSIONS
 from tasks.ratings import Photos, Ratings
 
 Row = dict[str, Any]
+Own = Callable[[list[str]], np.ndarray]
+"""User ids → scores (U, N, D) of all photos by entries that are served over the bank's (method `lora`), NaN elsewhere."""
 
 
 def wide(ratings: Ratings, users: int, photos: int) -> np.ndarray:
@@ -82,12 +85,13 @@ def stage_table(
     *,
     seed: int = 0,
     expert_ratings: Ratings | None = None,
+    own: Own | None = None,
 ) -> list[Row]:
     """Rows of stage x model x dimension x metric; see `rows_of` for the columns, plus stage and model.
 
     ratings: user indexes `bank.users`, photo indexes `photos` (any splits; only test photos of judged users are
     used). expert_ratings: user indexes `bank.basis.experts`; with it the stage `pretrain` says how each expert
-    model, and the generic model, agree with the experts' own labels on test photos.
+    model, and the generic model, agree with the experts' own labels on test photos. own: what is served over the bank.
     """
     test = ~photos.fitting()
     scores = photos.predictions.numpy()
@@ -103,7 +107,9 @@ def stage_table(
     rated, users = _compact(ratings[judged], len(photos.ids))
     if len(users) == 0:
         return result
-    return result + rows_of(predictions_of(bank, photos, users), rated, seed, "finetune")
+    said = predictions_of(bank, photos, users)
+    said["personal"] = _over(own, [bank.users[i] for i in users.tolist()], said["personal"])
+    return result + rows_of(said, rated, seed, "finetune")
 
 
 def predictions_of(bank: Bank, photos: Photos, users: torch.Tensor) -> dict[str, np.ndarray]:
@@ -130,6 +136,14 @@ def predictions_of(bank: Bank, photos: Photos, users: torch.Tensor) -> dict[str,
 def _score(bank: Bank, phi: torch.Tensor, weights: torch.Tensor) -> np.ndarray:
     scores = torch.einsum("ndp,udp->und", phi, weights)
     return torch.where(bank.prior.users == 0, torch.nan, scores).numpy()
+
+
+def _over(own: Own | None, users: list[str], said: np.ndarray) -> np.ndarray:
+    """What is served: `own` where it has anything to say, else `said` (U, N, D)."""
+    if own is None:
+        return said
+    over = own(users)
+    return np.where(np.isnan(over), said, over)
 
 
 def _compact(ratings: Ratings, photos: int) -> tuple[np.ndarray, torch.Tensor]:
@@ -216,13 +230,14 @@ def night_table(
     *,
     drifted: dict[str, bool] | None = None,
     seed: int = 0,
+    own: tuple[Own | None, Own | None] = (None, None),
 ) -> list[Row]:
     """What a night changed: the bank before and after it on test-photo ratings given since (by the feedback).
 
     ratings: user indexes `users`, photo indexes `photos`, those of the feedback; only test photos are used.
     drifted: user → truth where it is known; with it the groups `drifted` and `undrifted` have rows beside `all`.
     Rows: group, dimension, metric, before, after, and the paired change mean, lo, hi; users. A user that the bank
-    before did not know is answered by its prior.
+    before did not know is answered by its prior. own: what is served over the bank before and the one after.
     """
     ratings = ratings[~photos.fitting()[ratings.photo]]
     rated, busy = _compact(ratings, len(photos.ids))
@@ -231,10 +246,10 @@ def night_table(
         return []
     phi = before.basis.phi(photos.predictions, photos.fused)
     scores = []
-    for bank in (before, after):
+    for bank, over in zip((before, after), own):
         row = bank.index(names)
         weights = torch.where((row >= 0)[:, None, None], bank.weights[row.clamp_min(0)], bank.prior.mean)
-        scores.append(_score(bank, phi, weights))
+        scores.append(_over(over, names, _score(bank, phi, weights)))
     groups = {"all": np.ones(len(names), bool)}
     if drifted is not None:
         truth = [drifted.get(name) for name in names]

@@ -20,7 +20,10 @@ from tasks.nights import night_paths
 from tasks.tables import file_sha256, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
-LEARNS = ("model/choices.py", "model/gate.py", "model/personal.py", "tasks/feedback.py", "tasks/personal.py")
+LEARNS = (
+    "model/choices.py", "model/gate.py", "model/lora.py", "model/lora_users.py", "model/personal.py",
+    "tasks/feedback.py", "tasks/lora.py", "tasks/lora_nights.py", "tasks/personal.py",
+)  # fmt: skip
 """Code that decides what a night makes of a bank; also among the deps of the stage `continual`."""
 
 

@@ -157,6 +157,11 @@ class Pretrain(_Section):
 class Finetune(_Section):
     """Stage 2: the first personal bank."""
 
+    method: Literal["bayes", "lora"]
+    rank: Count
+    pull: NotNegative
+    steps: Zero
+    lr: Positive
     iterations: Count
     workers: Count
     prior_users: Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1, neither of them")]

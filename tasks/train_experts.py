@@ -81,7 +81,10 @@ class Unit:
         if config["compile"]:
             self.step = torch.compile(self.step)  # type: ignore[assignment]
         self.epoch, self.curve, self.best = 0, [], None
-        if isinstance(self.frame, VectorFrame):  # it starts from a regression, which may be the best there is
+        self.held: list[tuple[Tensor, Tensor]] = []
+        if "from" in config:  # of one user: the model started from is held to
+            self.held = [(p, p.detach().clone()) for p in self.frame.parameters() if p.requires_grad]
+        if self.held or isinstance(self.frame, VectorFrame):  # what it starts from may be the best there is
             self._look(math.nan)
 
     @property
@@ -101,6 +104,9 @@ class Unit:
         for group in self.optimiser.param_groups:
             group["lr"] = rate(self.config["schedule"], self.lr, self.epoch, self.epochs)
         self.step.train()
+        for module in self.frame.modules() if self.held else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()  # a handful of photos is no population
         losses = []
         for rows in order.split(self.config["batch"]):
             flip = torch.rand(len(rows), generator=draw) < 0.5
@@ -112,7 +118,7 @@ class Unit:
             self.optimiser.zero_grad(set_to_none=True)
             with self._precision():
                 loss = self.step(view, self.labels[rows].to(self.device), given)
-            loss.backward()
+            (loss + self._pull()).backward()
             self.optimiser.step()
             losses.append(loss.detach())
         self.epoch += 1
@@ -124,6 +130,11 @@ class Unit:
         self.curve.append({"epoch": self.epoch, "loss": loss, "val": self.error()})
         if len(self.val_rows) and self.curve[-1]["val"] <= min(epoch["val"] for epoch in self.curve):
             self.best = {key: value.detach().cpu().clone() for key, value in self.frame.state_dict().items()}
+
+    def _pull(self) -> Tensor | float:
+        """½ pull·|weights - those started from|² per photo fitted on, so that many ratings weigh more than it; else 0."""
+        far = [(now - then).square().sum() for now, then in self.held]
+        return 0.5 * self.config["pull"] / len(self.fit_rows) * sum(far, torch.zeros((), device=self.device)) if far else 0
 
     @torch.no_grad()
     def error(self) -> float:
@@ -203,7 +214,10 @@ def _labels(config: dict[str, Any], raters: list[str], inputs: FrameInputs) -> t
 
 
 def joint(name: str, config: dict[str, Any]) -> Frame | None:
-    """The model that the model of this name starts from: the joint one for an expert's, if `begin` is `joint`."""
+    """The model that the model of this name starts from: the joint one for an expert's if `begin` is `joint`, a user's
+    expert for the user's own (`from`)."""
+    if "from" in config:
+        return load_frame(Path(config["from"]).parent, Path(config["from"]).name)[0]
     if name in (GENERIC, JOINT) or config["begin"] != "joint":
         return None
     return load_frame(Path(config["kept"]) / JOINT, JOINT)[0]

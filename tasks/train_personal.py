@@ -15,6 +15,7 @@ finetune_loop(config): every path is a string, every value JSON.
     confidence       of the gate (model.gate)                                                           [0.8]
     min_ratings      fewer ratings: the prior is served                                                 [5]
     checkpoint_every EM iterations                                                                      [5]
+    method           bayes, or lora; then also what `tasks.banks.lora_config` collects                  [bayes]
 
 continual_loop(config):
     bank             folder of the bank that the nights are applied to
@@ -43,13 +44,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model import gate, personal
-from model.bank import Bank
+from model.bank import Bank, load_bank
 from model.bank_opened import OpenBank, open_bank
+from model.lora_bank import LoraBank
 from model.scores import DIMENSIONS
+from tasks.lora import NEVER, Network, first_entries
+from tasks.lora import decide as decide_lora
+from tasks.lora import joined as joined_lora
 from tasks.night_metrics import NIGHTS, with_alarms
 from tasks.nightly import Nights, learn_nights
-from tasks.personal import BLOCK, Night, Team, finetune
-from tasks.ratings import as_ratings, as_users, read_photos
+from tasks.personal import BLOCK, Night, Team, _of_users, finetune
+from tasks.ratings import Photos, Ratings, as_ratings, as_users, read_photos
 from tasks.tables import read_table, write_json, write_table
 
 KEPT = 30
@@ -82,11 +87,16 @@ def finetune_loop(config: dict[str, Any]) -> None:
             save_file({k: v.contiguous() for k, v in state.items()}, Path(folder) / "prior.safetensors")
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
-    bank = finetune(photos, users, surveys, experts, expert_surveys, ratings, config, team, resume, report)
+    out, lora = Path(config["out"]), None
+    how = config | ({"confidence": NEVER} if config.get("method") == "lora" else {})
+    bank = finetune(photos, users, surveys, experts, expert_surveys, ratings, how, team, resume, report)
+    if config.get("method") == "lora":
+        lora = _finetune_lora(bank, out, photos, ratings, config, team)
     if bank is None:
         return
-    out = Path(config["out"])
     bank.save(out / "bank")
+    if lora is not None:
+        lora.save(out / "bank")
     write_table(_entries(bank), out / "users.parquet")
     summary = {
         "users": len(users),
@@ -105,6 +115,31 @@ def finetune_loop(config: dict[str, Any]) -> None:
         **bank.about,
     }
     write_json(summary, out / "finetune.json")
+
+
+def _finetune_lora(
+    bank: Bank | None, out: Path, photos: Photos, ratings: Ratings, config: dict[str, Any], team: Team
+) -> LoraBank | None:
+    """The first low-rank entries, on rank 0 (None elsewhere); what the gate says of them goes into the bank.
+
+    bank: the one that promotes nothing, on rank 0. Users are dealt out to the ranks.
+    """
+    if bank is not None:
+        bank.save(out / "bank")
+    team.total(torch.zeros(1))  # a barrier: the others read it
+    everybody = load_bank(out / "bank") if bank is None else bank
+    rows = list(range(team.rank, len(everybody.users), team.world))
+    own = _of_users(ratings, rows, len(everybody.users))
+    made = first_entries(Network.read(config), everybody.take(rows), photos, own, config)
+    parts = team.gather((rows, *made))
+    if parts is None or bank is None:
+        return None
+    order = torch.argsort(torch.tensor([row for piece in parts for row in piece[0]], dtype=torch.long))
+    lora, found = joined_lora([piece[1] for piece in parts], [piece[2] for piece in parts], order)
+    decide_lora(lora, found, config)
+    bank.expert, bank.reason, bank.version = lora.expert, lora.reason, lora.version
+    bank.gain, bank.gain_variance = lora.gain, lora.variance
+    return lora
 
 
 def continual_loop(config: dict[str, Any]) -> None:

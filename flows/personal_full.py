@@ -1,0 +1,41 @@
+"""Method `full`: a whole network for one user, registered as `physique-personal-full-<user>` (docs/methods.md).
+
+uv run physique personal-full user-0001
+"""
+
+import shutil
+from pathlib import Path
+
+from prefect import flow
+
+from tasks.full_personal import against_expert, full_settings, register_full, train_full
+from tasks.params import load_params
+from tasks.stage import publish
+
+
+@flow
+def personal_full(
+    user: str,
+    cohort: str = "data/cohort",
+    mesh: str = "data/mesh",
+    embeddings: str = "data/embeddings",
+    pretrain: str = "artifacts/pretrain",
+    finetune: str = "artifacts/finetune",
+    body: str = "data/body",
+    meshnet: str = "data/meshnet",
+) -> str:
+    """Train from the user's expert on, judge on the user's own test photos, register."""
+    params = load_params()
+    config, photos, ratings = full_settings(
+        user, Path(cohort), Path(mesh), Path(embeddings), Path(pretrain), Path(finetune), params
+    )
+    kept = train_full(config, params)
+    found = against_expert(kept, config, photos, ratings)
+    version = register_full(user, kept, config, found, Path(body), Path(meshnet), params)
+    shutil.rmtree(kept)
+    lines = [f"# {user}", "", f"`{version['name']}` version {version['version']}, from expert {config['expert']}", ""]
+    lines += ["SRCC with the user's ratings of test photos:", "", "| dimension | expert | own model |", "|---|---:|---:|"]
+    lines += [f"| {name} | {row['expert']:.3f} | {row['own']:.3f} |" for name, row in found.items()]
+    page = "\n".join(lines)
+    publish("personal-full", page)
+    return page

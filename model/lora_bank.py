@@ -1,0 +1,190 @@
+"""The low-rank entries of all users: `lora.safetensors` and `lora.json` beside the bank that they belong to.
+
+Rows are of fixed width and are found by user id: the entry that is served, the one before it, and the ratings that are
+replayed at night. Where a user has no promoted entry on a dimension, the bank answers, with the user's prior.
+
+Of more than `KEPT` ratings those stay whose hash with the user's id is smallest: a fair sample of all there ever were,
+which does not depend on the order they came in.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model import gate
+from model.lora import Layout, base_of, scores, streams
+from model.physique_frame import PhysiqueFrame
+from model.scores import DIMENSIONS
+from model.views import FrameInputs
+
+FORMAT = 1
+KEPT = 100
+"""Ratings of a user that are kept for replay."""
+_ARRAYS = (
+    "expert", "rows", "served", "previous", "previous_served", "gain", "variance", "ratings", "reason", "version",
+    "photo", "y", "at", "weight",
+)  # fmt: skip
+
+
+@dataclass
+class LoraBank:
+    """experts: names. users: ids. Arrays, one row per user:
+
+    expert (U,) index of the expert whose layers are changed. rows, previous (U, D, size) and served, previous_served
+    (U, D): `model.lora` rows and where they are promoted, now and before the last promotion. gain, variance, ratings,
+    reason (U, D): what the gate knows of the entry against the prior, and what it last said (`model.gate`). version (U,):
+    promotions so far. photo (U, K, 32) uint8 sha256 of rated photos, y (U, K, D) their ratings, NaN = none, at (U, K) unix
+    seconds or NaN, weight (U, K) 0 to 1: the ratings that are kept.
+    """
+
+    experts: list[str]
+    rank: int
+    users: list[str]
+    expert: Tensor
+    rows: Tensor
+    served: Tensor
+    previous: Tensor
+    previous_served: Tensor
+    gain: Tensor
+    variance: Tensor
+    ratings: Tensor
+    reason: Tensor
+    version: Tensor
+    photo: Tensor
+    y: Tensor
+    at: Tensor
+    weight: Tensor
+
+    @classmethod
+    def empty(cls, experts: list[str], rank: int, users: list[str], expert: Tensor, rows: Tensor) -> LoraBank:
+        """Nobody is served an entry yet, nothing is kept; rows (U, D, size): where training starts."""
+        count, dimensions = len(users), len(DIMENSIONS)
+        served, nothing = torch.zeros(count, dimensions, dtype=torch.bool), gate.no_evidence(count, dimensions)
+        return cls(
+            experts, rank, users, expert, rows, served, rows.clone(), served.clone(),
+            nothing.gain, nothing.variance, nothing.ratings,
+            torch.full((count, dimensions), gate.NO_NEWS), torch.zeros(count, dtype=torch.long),
+            torch.zeros(count, KEPT, 32, dtype=torch.uint8), torch.full((count, KEPT, dimensions), torch.nan),
+            torch.full((count, KEPT), torch.nan, dtype=torch.float64), torch.zeros(count, KEPT),
+        )  # fmt: skip
+
+    def index(self, user_ids: list[str]) -> Tensor:
+        """Row of each user (N,), -1 for unknown ones."""
+        rows = {user: row for row, user in enumerate(self.users)}
+        return torch.tensor([rows.get(user, -1) for user in user_ids], dtype=torch.long)
+
+    def take(self, rows: Tensor) -> LoraBank:
+        """Of these users only, in this order (copies)."""
+        users = [self.users[row] for row in rows.tolist()]
+        return LoraBank(self.experts, self.rank, users, *(getattr(self, name)[rows] for name in _ARRAYS))
+
+    def joined(self, other: LoraBank) -> LoraBank:
+        """With other users behind."""
+        arrays = (torch.cat([getattr(self, name), getattr(other, name)]) for name in _ARRAYS)
+        return LoraBank(self.experts, self.rank, [*self.users, *other.users], *arrays)
+
+    def put(self, rows: Tensor, part: LoraBank) -> None:
+        """Replace the entries at `rows` by those of `part`, in its order."""
+        for name in _ARRAYS:
+            getattr(self, name)[rows] = getattr(part, name)
+
+    def without_users(self, user_ids: list[str]) -> LoraBank:
+        """With these users' rows gone (`forget`)."""
+        gone = set(user_ids)
+        return self.take(torch.tensor([i for i, user in enumerate(self.users) if user not in gone], dtype=torch.long))
+
+    def promote(self, promoted: Tensor, rows: Tensor) -> None:
+        """Serve `rows` (U, D, size) where promoted (U, D); what was served before is kept for rollback."""
+        users = promoted.any(1)
+        self.previous[users], self.previous_served[users] = self.rows[users], self.served[users]
+        self.rows = torch.where(promoted[..., None], rows, self.rows)
+        self.served = self.served | promoted
+        self.version = self.version + users.long()
+
+    def rollback(self, rows: Tensor) -> None:
+        """Serve the entries before the last promotion again; kept ratings stay."""
+        self.rows[rows], self.served[rows] = self.previous[rows], self.previous_served[rows]
+        self.version[rows] = (self.version[rows] - 1).clamp_min(0)
+
+    def keep(self, row: int, photos: list[str], y: Tensor, at: Tensor, weight: Tensor) -> None:
+        """Ratings (n, D) of photo ids at times (n,), with weights (n,): the ones kept of this user from now on."""
+        by_chance = sorted(range(len(photos)), key=lambda i: sha256(f"{self.users[row]}/{photos[i]}".encode()).digest())
+        chosen = by_chance[:KEPT]
+        count = len(chosen)
+        for array, empty, values in ((self.y, torch.nan, y), (self.at, torch.nan, at), (self.weight, 0.0, weight)):
+            array[row] = empty
+            array[row, :count] = values[chosen].to(array.dtype)
+        self.photo[row] = 0
+        for place, i in enumerate(chosen):
+            self.photo[row, place] = torch.frombuffer(bytearray.fromhex(photos[i]), dtype=torch.uint8)
+
+    def kept(self, row: int) -> tuple[list[str], Tensor, Tensor, Tensor]:
+        """Photo ids, y (n, D), at (n,), weight (n,) of what is kept."""
+        count = int((~self.y[row].isnan().all(1)).sum())
+        ids = [bytes(photo.tolist()).hex() for photo in self.photo[row, :count]]
+        return ids, self.y[row, :count].double(), self.at[row, :count], self.weight[row, :count].double()
+
+    def save(self, folder: Path) -> None:
+        """Into the folder of a bank, which has to be whole only once this is there."""
+        save_file({name: getattr(self, name).contiguous() for name in _ARRAYS}, folder / "lora.safetensors")
+        about = {"format": FORMAT, "experts": self.experts, "rank": self.rank, "users": self.users}
+        (folder / "lora.json").write_text(json.dumps(about, indent=1, ensure_ascii=False))
+
+
+def has_lora(folder: Path) -> bool:
+    """Whether a bank's folder holds low-rank entries."""
+    return (folder / "lora.json").is_file()
+
+
+class OpenLora:
+    """The entries in a bank's folder, of which only the rows that are asked for are read."""
+
+    def __init__(self, folder: Path):
+        self.folder, about = folder, json.loads((folder / "lora.json").read_text())
+        if about["format"] != FORMAT:
+            raise ValueError(f"{folder}: lora.json has format {about['format']}, this code reads {FORMAT}")
+        self.experts, self.rank, self.users = about["experts"], about["rank"], about["users"]
+        self._row = {user: row for row, user in enumerate(self.users)}
+
+    def part(self, users: list[str]) -> LoraBank:
+        """Those of `users` that are known, each once, in order of first mention."""
+        known = [user for user in dict.fromkeys(users) if user in self._row]
+        with safe_open(str(self.folder / "lora.safetensors"), "pt") as file:
+            parts = []
+            for name in _ARRAYS:
+                rows, whole = file.get_slice(name), file.get_slice(name).get_shape()
+                found = [rows[self._row[user] : self._row[user] + 1] for user in known]
+                parts.append(torch.cat(found) if found else rows[:0].reshape(0, *whole[1:]))
+        return LoraBank(self.experts, self.rank, known, *parts)
+
+    def whole(self) -> LoraBank:
+        return self.part(self.users)
+
+    @torch.no_grad()
+    def answer(
+        self, frames: dict[str, tuple[PhysiqueFrame, Tensor]], inputs: FrameInputs, users: list[str], said: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`said` (N, D) with the scores of promoted entries in their places, and where they are: (N, D) bool.
+
+        frames: expert → network and (32,) survey code. inputs, users (N,): who asks about which photo.
+        """
+        entries = self.part(users)
+        row = entries.index(users)
+        put = (row >= 0)[:, None] & entries.served[row] if len(entries.users) else torch.zeros(said.shape, dtype=torch.bool)
+        asked = torch.nonzero(put.any(1)).flatten()
+        for e in entries.expert[row[asked]].unique().tolist():
+            at = asked[entries.expert[row[asked]] == e]
+            frame, survey = frames[self.experts[e]]
+            base = base_of(frame)
+            views = (each[:, None] for each in streams(frame, inputs, at, survey))
+            found = scores(base, Layout.of(base, self.rank), entries.rows[row[at]], *views)[:, 0]
+            said = said.index_copy(0, at, torch.where(put[at], found.to(said.dtype), said[at]))
+        return said, put
