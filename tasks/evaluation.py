@@ -40,7 +40,7 @@ def results(data: Path, artifacts: Path, params: Params) -> dict[str, Any]:
     own, _ = as_ratings(labels, list(before.basis.experts), photos)
     lora = lora_config(cohort, mesh, mesh.parent / "embeddings", pretrain, params)
     over = (served_over(finetune / "bank", lora, photos), served_over(continual / "bank", lora, photos))
-    table = stage_table(before, photos, ratings, seed=params.seed, expert_ratings=own, own=over[0])
+    table = stage_table(before, photos, ratings, seed=params.seed, expert_ratings=own, over=over[0])
     night_facts = read_json(continual / "continual.json")
     effort = read_json(pretrain / "effort.json")
     return {
@@ -177,7 +177,7 @@ def _night(
             "gain": [row["mean"], row["lo"], row["hi"]],
             "users": row["users"],
         }
-        for row in night_table(before, after, photos, given, users, drifted=drifted, seed=params.seed, own=over)
+        for row in night_table(before, after, photos, given, users, drifted=drifted, seed=params.seed, over=over)
         if row["metric"] == "srcc"
     ]
 

@@ -85,13 +85,13 @@ def stage_table(
     *,
     seed: int = 0,
     expert_ratings: Ratings | None = None,
-    own: Own | None = None,
+    over: Own | None = None,
 ) -> list[Row]:
     """Rows of stage x model x dimension x metric; see `rows_of` for the columns, plus stage and model.
 
     ratings: user indexes `bank.users`, photo indexes `photos` (any splits; only test photos of judged users are
     used). expert_ratings: user indexes `bank.basis.experts`; with it the stage `pretrain` says how each expert
-    model, and the generic model, agree with the experts' own labels on test photos. own: what is served over the bank.
+    model, and the generic model, agree with the experts' own labels on test photos. over: what is served over the bank.
     """
     test = ~photos.fitting()
     scores = photos.predictions.numpy()
@@ -108,7 +108,7 @@ def stage_table(
     if len(users) == 0:
         return result
     said = predictions_of(bank, photos, users)
-    said["personal"] = _over(own, [bank.users[i] for i in users.tolist()], said["personal"])
+    said["personal"] = _over(over, [bank.users[i] for i in users.tolist()], said["personal"])
     return result + rows_of(said, rated, seed, "finetune")
 
 
@@ -230,14 +230,14 @@ def night_table(
     *,
     drifted: dict[str, bool] | None = None,
     seed: int = 0,
-    own: tuple[Own | None, Own | None] = (None, None),
+    over: tuple[Own | None, Own | None] = (None, None),
 ) -> list[Row]:
     """What a night changed: the bank before and after it on test-photo ratings given since (by the feedback).
 
     ratings: user indexes `users`, photo indexes `photos`, those of the feedback; only test photos are used.
     drifted: user → truth where it is known; with it the groups `drifted` and `undrifted` have rows beside `all`.
     Rows: group, dimension, metric, before, after, and the paired change mean, lo, hi; users. A user that the bank
-    before did not know is answered by its prior. own: what is served over the bank before and the one after.
+    before did not know is answered by its prior. over: what is served over the bank before and the one after.
     """
     ratings = ratings[~photos.fitting()[ratings.photo]]
     rated, busy = _compact(ratings, len(photos.ids))
@@ -246,10 +246,10 @@ def night_table(
         return []
     phi = before.basis.phi(photos.predictions, photos.fused)
     scores = []
-    for bank, over in zip((before, after), own):
+    for bank, own in zip((before, after), over):
         row = bank.index(names)
         weights = torch.where((row >= 0)[:, None, None], bank.weights[row.clamp_min(0)], bank.prior.mean)
-        scores.append(_over(over, names, _score(bank, phi, weights)))
+        scores.append(_over(own, names, _score(bank, phi, weights)))
     groups = {"all": np.ones(len(names), bool)}
     if drifted is not None:
         truth = [drifted.get(name) for name in names]

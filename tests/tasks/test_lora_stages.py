@@ -212,7 +212,7 @@ def test_the_report_judges_what_is_served(made, first, tmp_path, monkeypatch):
         torch.full((USERS * len(made.test),), torch.nan).double(),
     )
     figures = [
-        {(row["model"], row["dimension"]): row["mean"] for row in judge.stage_table(bank, made.photos, ratings, own=over)
+        {(row["model"], row["dimension"]): row["mean"] for row in judge.stage_table(bank, made.photos, ratings, over=over)
          if row["metric"] == "srcc"}
         for over in (None, own)
     ]  # fmt: skip
