@@ -84,6 +84,7 @@ def test_scale_of_the_raters(tmp_path):
             "source: photos",
             "params.yaml: data.source is 'photos'; it must be one of mannequins, folder, physiqueaa50k, features",
         ),
+        ("method: bayes", "method: forest", "params.yaml: finetune.method is 'forest'; it must be one of bayes, lora"),
         (
             "experts: null",
             "experts: 0",
