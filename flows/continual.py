@@ -34,7 +34,7 @@ def continual(
     params = load_params()
     found_again(Path(out))
     lora = lora_config(Path(cohort), Path(mesh), Path(embeddings), Path(pretrain), params)
-    todo = plan(Path(out), Path(finetune), Path(nights), night_rule(params) | lora)
+    todo = plan(Path(out), Path(finetune), Path(nights), night_rule(params))
     if todo.goes_on and not todo.nights:
         say(f"no new night of feedback: the bank has learned from all {len(todo.earlier)}")
         return

@@ -22,15 +22,17 @@ def said_of_photos(pretrain: Path) -> dict[str, str]:
     }
 
 
+LORA = {"method", "rank", "pull", "steps", "lr"}
+"""Settings of `finetune` that only method lora has a use for."""
+
+
 def lora_config(cohort: Path, mesh: Path, embeddings: Path, pretrain: Path, params: Params) -> dict[str, Any]:
     """What `tasks.lora` needs to know; nothing where another method is chosen."""
     if params.finetune.method != "lora":
         return {}
     paths = {"models": pretrain / "models", "mesh": mesh, "embeddings": embeddings, "photos": cohort / "photos"}
     paths |= {"pixels": Path(".physique/pixels")}
-    return {name: str(path.resolve()) for name, path in paths.items()} | params.finetune.model_dump(
-        include={"method", "rank", "pull", "steps", "lr"}
-    )
+    return {name: str(path.resolve()) for name, path in paths.items()} | params.finetune.model_dump(include=LORA)
 
 
 def finetune_settings(cohort: Path, pretrain: Path, out: Path, params: Params) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def night_rule(params: Params) -> dict[str, Any]:
         "forget": list(settings.forget),
         "confidence": settings.confidence,
         "min_ratings": params.finetune.min_ratings,
-    }
+    } | (params.finetune.model_dump(include=LORA) if params.finetune.method == "lora" else {})
 
 
 def night_settings(cohort: Path, pretrain: Path, first: Path, todo: Plan, out: Path, params: Params) -> dict[str, Any]:
