@@ -23,7 +23,7 @@ def said_of_photos(pretrain: Path) -> dict[str, str]:
 
 
 LORA = {"method", "rank", "pull", "steps", "lr"}
-"""Settings of `finetune` that only method lora has a use for."""
+"""Settings of `finetune` that say what method lora does."""
 
 
 def lora_config(cohort: Path, mesh: Path, embeddings: Path, pretrain: Path, params: Params) -> dict[str, Any]:
