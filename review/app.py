@@ -126,7 +126,10 @@ def show_desk(request: Request) -> Response:
 
 
 async def answer(request: Request) -> Response:
-    """One answer: {"key", "kind", "payload"}, acknowledged once it is on disk."""
+    """One answer: {"key", "kind", "payload"}, acknowledged once it is on disk.
+
+    `person`, if given, is whose page it was given on: a browser has one cookie, and opening another's link changes it.
+    """
     _same_origin(request)
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "an answer is JSON: Content-Type must be application/json")
@@ -137,8 +140,10 @@ async def answer(request: Request) -> Response:
         posted = json.loads(body, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise HTTPException(422, f"the answer is not JSON ({str(error)[:80]})") from None
-    if not isinstance(posted, dict) or set(posted) != {"key", "kind", "payload"}:
-        raise HTTPException(422, "an answer is an object of key, kind and payload")
+    if not isinstance(posted, dict) or set(posted) - {"person"} != {"key", "kind", "payload"}:
+        raise HTTPException(422, "an answer is an object of key, kind and payload, and may name the person")
+    if posted.get("person", person.person_id) != person.person_id:
+        raise HTTPException(412, "somebody else's link was opened in this browser since; open your own again")
     try:
         saved = await run_in_threadpool(
             save, state.engine, person, posted["key"], posted["kind"], posted["payload"], state.survey

@@ -3,17 +3,25 @@
 // overtakes what it takes back. The same answer sent by two tabs, or again after a lost reply, is stored once.
 
 let prefix = "";
+let owner = "";
 let told = () => {};
 let busy = false;
 let wait = 0;
 let timer = 0;
 let count = 0;
 
-export function open(person, tell) {
+// elsewhere(answer): another tab of the same person has given it.
+export function open(person, tell, elsewhere) {
   prefix = `physique:out:${person}:`;
+  owner = person;
   told = tell;
   addEventListener("online", () => soon(0));
-  addEventListener("storage", (event) => event.key?.startsWith(prefix) && tell("saving", { waiting: waiting().length }));
+  addEventListener("storage", (event) => {
+    if (!event.key?.startsWith(prefix)) return;
+    if (event.newValue) elsewhere(JSON.parse(event.newValue));
+    const left = waiting().length;
+    tell(left ? "saving" : "saved", { waiting: left });
+  });
   soon(0);
 }
 
@@ -63,7 +71,7 @@ async function post(name, answer) {
     reply = await fetch("/api/answers", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(answer),
+      body: JSON.stringify({ ...answer, person: owner }), // the cookie is the browser's: another link may have been opened since
       signal: AbortSignal.timeout(20000),
       keepalive: true, // the last answer arrives even if the page is closed at once
     });
@@ -78,6 +86,7 @@ async function post(name, answer) {
     return false;
   }
   if (reply.status === 401) return later("stopped");
+  if (reply.status === 412) return later("other");
   if ([404, 409, 413, 415, 422].includes(reply.status)) {
     const why = (await reply.json().catch(() => ({}))).error ?? reply.status;
     localStorage.removeItem(name);

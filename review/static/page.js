@@ -32,10 +32,12 @@ async function load() {
   if (reply.status === 401) return location.reload();
   if (!reply.ok) return setTimeout(load, 2000);
   const first = !desk;
-  desk = await reply.json();
+  const fresh = await reply.json();
+  if (!first && fresh.person_id !== desk.person_id) return tell("other", { waiting: outbox.waiting().length });
+  desk = fresh;
   active ??= desk.dimensions[0];
   for (const each of desk.steps) if (each.item) each.stack = each.item.answer ? [each.item.answer] : [];
-  if (first) outbox.open(desk.person_id, tell);
+  if (first) outbox.open(desk.person_id, tell, (answer) => { apply(answer); progress(); });
   for (const answer of outbox.waiting()) apply(answer);
   sliders();
   show();
@@ -66,13 +68,22 @@ function give(kind, payload) {
 function tell(name, about) {
   if (name === "refused") {
     notice(word("refused", { why: about.why }));
-    if (about.answer.kind === "survey") localStorage.setItem(surveyKept(), JSON.stringify(about.answer.payload.answers));
+    again(about.answer);
     return load();
   }
+  if (name === "other" && state[0] !== "other") notice(word("otherWhy"));
   state = [name, about];
   $("state").textContent = word(name, { n: about.waiting });
   $("state").dataset.is = name;
   if (desk.surveyed && desk.steps.length && !$("end").hidden) finish();
+}
+
+// What was refused is on the screen again, as it was typed.
+function again({ kind, payload }) {
+  if (kind === "survey") localStorage.setItem(surveyKept(), JSON.stringify(payload.answers));
+  if (kind !== "review" && kind !== "rating") return;
+  const scores = Object.fromEntries(desk.dimensions.map((name) => [name, payload[name]]));
+  localStorage.setItem(kept(payload), JSON.stringify({ scores, comment: payload.comment ?? "" }));
 }
 
 function notice(text) {
@@ -88,11 +99,7 @@ function show() {
   $("language").lang = spoken() === "zh" ? "en" : "zh";
   tell(...state);
   $("keys").replaceChildren(...word("keys").flatMap(([key, what]) => [make("dt", {}, ...key.split("  ").map((each) => make("kbd", {}, each))), make("dd", {}, what)]));
-  const photos = desk.steps.filter((each) => each.item);
-  const ready = photos.filter(done).length;
-  $("progress").max = Math.max(1, photos.length);
-  $("progress").value = ready;
-  $("count").textContent = word("reviewed", { n: ready, m: photos.length });
+  const photos = progress();
   if (!desk.surveyed) {
     drawSurvey(desk.survey, desk.former, surveyKept(), (filled) => { give("survey", filled); show(); });
     return pane("survey");
@@ -110,6 +117,17 @@ function show() {
   else showPair();
   for (const each of desk.steps.slice(at + 1, at + 3)) if (each.item) new Image().src = `/photos/${each.item.photo_id}.jpg`;
 }
+
+function progress() {
+  const photos = desk.steps.filter((each) => each.item);
+  const ready = photos.filter(done).length;
+  $("progress").max = Math.max(1, photos.length);
+  $("progress").value = ready;
+  $("count").textContent = word("reviewed", { n: ready, m: photos.length });
+  return photos;
+}
+
+const firstOpen = () => desk.steps.findIndex((each) => each.item && !done(each));
 
 function pane(name) {
   const changed = $(name).hidden;
@@ -152,7 +170,7 @@ function showPhoto(place, of) {
   now = Object.fromEntries(desk.dimensions.map((name) => [name, source[name] ?? null]));
   $("comment").value = begun?.comment ?? item.answer?.comment ?? "";
   $("comment").placeholder = word("commentHint");
-  $("place").textContent = word("place", { n: place, m: of });
+  $("place").textContent = word(item.answer ? "placeDone" : "place", { n: place, m: of });
   $("thumbs").hidden = expert();
   for (const button of $("thumbs").querySelectorAll("button")) button.setAttribute("aria-pressed", String(Number(button.dataset.value) === thumb));
   $("back").disabled = at === 0;
@@ -225,7 +243,7 @@ function refresh() {
     const moved = value === null || draft === null ? 0 : Math.round((value - draft) * 10) / 10;
     const change = moved ? `${moved > 0 ? "+" : "−"}${Math.abs(moved).toFixed(1)}` : "";
     const range = box.querySelector("input[type=range]");
-    if (value !== null) range.value = value;
+    range.value = value ?? draft ?? 5;
     range.setAttribute("aria-valuetext", value === null ? word("cantTell") : `${shown(value)} ${change}`);
     box.style.setProperty("--value", (value ?? draft ?? 5) / 10);
     box.style.setProperty("--draft", (draft ?? 0) / 10);
@@ -242,7 +260,7 @@ function refresh() {
     back.disabled = draft === null || value === draft;
   }
   const same = desk.dimensions.every((name) => now[name] === item.suggested[name]) && !$("comment").value.trim();
-  $("save").textContent = word(same ? "confirm" : "saveNext");
+  $("save").textContent = word(same && step().thumb !== -1 ? "confirm" : "saveNext");
 }
 
 function save() {
@@ -252,10 +270,11 @@ function save() {
   if (comment) payload.comment = comment;
   if (expert()) payload.round = item.round;
   else payload.model_version = item.model_version;
+  const last = firstOpen() === at;
   give(expert() ? "review" : "rating", payload);
   localStorage.removeItem(kept(item));
   past.push(at);
-  go(at + 1);
+  go(last && firstOpen() < 0 && desk.steps.every(done) ? desk.steps.length : at + 1); // the last gap is filled
 }
 
 // Take back the answer to this photo; if it has none, go back to the one answered last and take that back.
@@ -318,7 +337,7 @@ $("mesh").onclick = toggleMesh;
 $("one").onclick = () => prefer(1);
 $("other").onclick = () => prefer(-1);
 $("neither").onclick = () => prefer(0);
-$("again").onclick = () => go(0);
+$("again").onclick = () => go(Math.max(0, firstOpen()));
 $("comment").oninput = () => { keep(); refresh(); };
 $("ask").onclick = () => $("help").showModal();
 $("notice").onclick = () => notice("");

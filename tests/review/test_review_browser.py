@@ -191,6 +191,59 @@ def test_two_tabs_and_a_phone_in_chinese(chromium, server, store):
     page.context.close()
 
 
+def test_two_people_in_one_browser(chromium, server, store):
+    """The cookie is the browser's: what anna answers after ben's link was opened beside her page is hers or nobody's."""
+    offer(store, "ben", drafts(3), "bank/1")
+    anna, ben = invite(store, "anna", "expert"), invite(store, "ben", "user")
+    page = opened(chromium, server, anna)
+    fill_survey(page)
+    saved(page)
+    other = page.context.new_page()
+    other.goto(f"{server.base}/r/{ben}")
+    other.wait_for_selector("#questions fieldset")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelector('#state').dataset.is === 'other'")
+    assert "Somebody else" in page.inner_text("#notice")
+    assert len(revised_labels(store)) == 0
+    other.goto(f"{server.base}/r/{anna}")
+    other.wait_for_selector("#review:not([hidden])")
+    saved(page)
+    assert revised_labels(store)["rater_id"].to_pylist() == ["anna"]
+    assert page.faults == []
+    page.context.close()
+
+
+def test_gaps_and_refusals_are_shown(chromium, server, store):
+    page = opened(chromium, server, invite(store, "anna", "expert"))
+    fill_survey(page)
+    for place in (2, 4):  # photos 1 and 3 are passed over
+        page.keyboard.press("n")
+        page.keyboard.press("Enter")
+        at(page, f"#{place + 1}")
+    for place in range(6, 11):
+        page.keyboard.press("Enter")
+        at(page, f"#{place}")
+    page.keyboard.press("Enter")
+    at(page, "#end")
+    assert "Not reviewed yet: 2" in page.inner_text("#end")
+    page.click("#again")
+    at(page, "#1")
+    page.keyboard.press("Enter")
+    at(page, "#2")
+    assert page.inner_text("#place").endswith("\u2713")
+    page.keyboard.press("n")
+    page.keyboard.press("Enter")  # the last gap: no need to walk through the rest
+    at(page, "#end")
+    page.locator("#endtitle", has_text="Thank you").wait_for()
+    bad = {"key": "k1", "kind": "review", "payload": {"photo_id": photo_id(0), "round": 1, "appearance": 11}}
+    page.evaluate("([name, answer]) => localStorage.setItem(name, JSON.stringify(answer))", ["physique:out:anna:0:k1", bad])
+    page.reload()
+    page.wait_for_selector("#notice:not([hidden])")
+    assert page.inner_text("#notice").startswith("Not taken: ") and "{" not in page.inner_text("#notice")
+    assert page.faults == []
+    page.context.close()
+
+
 def test_the_page_without_a_link_says_so(chromium, server, store):
     page = chromium.new_page()
     page.goto(server.base)
