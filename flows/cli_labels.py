@@ -9,14 +9,16 @@ import typer
 
 labels = typer.Typer(no_args_is_help=True, help="Drafts to Label Studio or a spreadsheet, and back (docs/exchange.md).")
 
-Format = Annotated[Literal["label-studio", "csv"], typer.Option("--format", help="Whose layout the file has.")]
+Format = Annotated[
+    Literal["label-studio", "csv"] | None, typer.Option("--format", help="Layout; else as the file's name and content say.")
+]
 Cohort = Annotated[Path, typer.Option(help="The cohort whose photos and raters are meant.")]
 
 
 @labels.command("export")
 def export_labels(
     out: Annotated[Path, typer.Option(help="The file to write; for Label Studio more is written beside it.")],
-    form: Format = "label-studio",
+    form: Format = None,
     images: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Where the photos are served; without it a folder is written.")
     ] = None,
@@ -26,10 +28,11 @@ def export_labels(
     """Write the drafts for experts to revise."""
     from tasks.exchange.labels import export_labels as export
     from tasks.faults import told
+    from tasks.printable import counted
 
     with told():
         count, written = export(form, out, images, cohort, drafts)
-    typer.echo(f"{count} drafts")
+    typer.echo(counted(count, "draft"))
     for what, path in written.items():
         typer.echo(f"{what:12} {path}")
 
@@ -37,7 +40,7 @@ def export_labels(
 @labels.command("import")
 def import_labels(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Label Studio's JSON or JSON-MIN, or a CSV.")],
-    form: Format = "label-studio",
+    form: Format = None,
     people: Annotated[Path | None, typer.Option("--map", help="CSV of annotator,rater_id.")] = None,
     review_round: Annotated[int | None, typer.Option("--round", help="Of review; else as exported.")] = None,
     cohort: Cohort = Path("data/cohort"),

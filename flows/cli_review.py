@@ -43,10 +43,11 @@ def invite_reviewer(
 def revoke_reviewer(person: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Make all links of a person useless. Their answers stay."""
     from tasks.faults import told
+    from tasks.printable import counted
     from tasks.reviews import open_store, revoke
 
     with told():
-        typer.echo(f"{revoke(open_store(), person)} links revoked")
+        typer.echo(f"{counted(revoke(open_store(), person), 'link')} revoked")
 
 
 @review.command("progress")
@@ -82,11 +83,12 @@ def offer_to_users(
     """Offer users predictions of their personal models to review."""
     from tasks.faults import told
     from tasks.offers import offer_predictions
+    from tasks.printable import counted
     from tasks.reviews import open_store
 
     with told():
         for person, count in offer_predictions(open_store(), photos, user):
-            typer.echo(f"{person:24} {count} photos")
+            typer.echo(f"{person:24} {counted(count, 'photo')}")
 
 
 @review.command("demo")

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -26,11 +28,25 @@ def serve(host: str, port: int, data: Path, engine: Engine | None = None) -> Non
     from tasks.reviews import open_store
     from tasks.surveys import load_survey
 
+    ask_for_port(host, port)
     needs_photos(data / "cohort/photos", SHOWS)
     store = engine or open_store()
     app = make_app(store, CohortMedia(data / "cohort/photos", data / "mesh", data / "body"), load_survey())
     # The token of a link stands in its path: no access log.
     uvicorn.run(app, host=host, port=port, access_log=False, log_level="info", server_header=False)
+
+
+def ask_for_port(host: str, port: int) -> None:
+    """Raises BadInput if nobody can listen there now: uvicorn itself says so only after all else is made."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
+            trial.bind(address)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        why = "is in use; name another with --port" if taken else f"cannot be listened on ({error.strerror or error})"
+        raise BadInput(f"{host}, port {port}: {why}") from None
 
 
 def link(person_id: str, role: str, days: float, base_url: str = HOME) -> str:
@@ -60,9 +76,10 @@ def demo(port: int, data: Path, store: Path) -> None:
     from tasks.schemas import LABELS
     from tasks.tables import read_table
 
+    ask_for_port("127.0.0.1", port)
     cohort = data / "cohort"
     if not (cohort / "labels.parquet").exists():
-        raise BadInput(f"{cohort} is not built; run `dvc repro` first")
+        raise BadInput(f"{cohort} is not built; run `uv run dvc repro` first")
     needs_photos(cohort / "photos", SHOWS)
     import pyarrow as pa
 

@@ -23,6 +23,7 @@ from tasks.frame_data import read_inputs, scores_by, scores_of
 from tasks.intake.items import needs_photos
 from tasks.labeller import LABELLER, Rounds, label_table
 from tasks.params import Params
+from tasks.printable import counted
 from tasks.splits import FIT, split_of
 from tasks.tables import read_table
 
@@ -65,7 +66,8 @@ def advance(engine: Engine, cohort: Path, mesh: Path, embeddings: Path, params: 
         said = f"round {number} is closed: {done} of {of} reviewed; "
     number = max(known, default=0) + 1
     if number > settings.rounds:
-        return Step(f"{said}all {settings.rounds} rounds are over; `dvc repro` trains the expert models", bool(said))
+        ended = f"all {settings.rounds} rounds are" if settings.rounds > 1 else "the only round is"
+        return Step(f"{said}{ended} over; `uv run dvc repro` trains the expert models", bool(said))
     experts = invited(engine, "expert")
     if not experts:
         raise ValueError("nobody to review: `physique review invite ID --role expert` first")
@@ -75,11 +77,11 @@ def advance(engine: Engine, cohort: Path, mesh: Path, embeddings: Path, params: 
     if settings.round_photos is not None:
         count = min(count, settings.round_photos)
     if not count:
-        return Step(f"{said}no photo is left to draft; `dvc repro` trains the expert models", bool(said))
+        return Step(f"{said}no photo is left to draft; `uv run dvc repro` trains the expert models", bool(said))
     at = work.next(pool, count, number)
     drafts = label_table([inputs.ids[i] for i in at], LABELLER, work.draft(at), "pseudo", number)
     open_round(engine, number, drafts, experts)
-    return Step(f"{said}round {number} is open: {count} photos for {len(experts)} experts")
+    return Step(f"{said}round {number} is open: {counted(count, 'photo')} for {counted(len(experts), 'expert')}")
 
 
 def taught(

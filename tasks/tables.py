@@ -20,6 +20,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+_STAGES = {"photos": "cohort", "mesh": "mesh", "embeddings": "embed"}
+"""Which stage of dvc.yaml writes a folder of shards, by the folder's name."""
+
 
 def write_table(table: pa.Table, path: str | Path, row_group_size: int | None = None) -> Path:
     """Write `table` as Parquet (zstd) in one step; deterministic bytes.
@@ -52,7 +55,9 @@ def read_shards(folder: str | Path, columns: Sequence[str] | None = None) -> pa.
     """All `*.parquet` of a folder in order of their names, as one table (columns: only these)."""
     paths = shard_paths(folder)
     if not paths:
-        raise FileNotFoundError(f"{folder} holds no *.parquet shard; run the stage that writes it (dvc repro)")
+        stage = _STAGES.get(Path(folder).name)
+        run = f"`uv run dvc repro {stage}`" if stage else "the stage that writes it (`uv run dvc repro`)"
+        raise FileNotFoundError(f"{folder} holds no *.parquet shard; run {run}")
     return pa.concat_tables([read_table(path, columns) for path in paths])
 
 

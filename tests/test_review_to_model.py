@@ -152,7 +152,7 @@ def test_what_an_expert_reviews_in_a_browser_becomes_a_registered_model(reviewin
         server.wait(30)
 
     done = reviewing.say(GO_ON)
-    assert "round 1 is closed: 10 of 10 reviewed; all 1 rounds are over" in done
+    assert "round 1 is closed: 10 of 10 reviewed; the only round is over" in done
     labels = read_table(reviewing.folder / "artifacts/pretrain/labels.parquet").to_pylist()
     mine = [row for row in labels if row["rater_id"] == "anna"]
     assert sorted(round(row["appearance"], 1) for row in mine) == [place - 0.5 for place in range(1, 11)]

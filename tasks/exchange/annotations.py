@@ -1,8 +1,8 @@
 """Label Studio's export (JSON or JSON-MIN) as rows of imported labels; nothing in it is executed or opened.
 
-Notable: a bad score costs its cell, anything else its annotation; what goes aside is told with the task's place in the
-file (1 = first). A dimension without a score, or that the expert cannot tell, is null, never zero. Photos are looked up
-by photo_id, else by the end of the image's address, among the names of the cohort's photos: no path is ever opened.
+Notable: an annotation with anything bad in it goes aside whole, for what is left of it would take the place of the label
+that was there; each bad cell is told with the task's place in the file (1 = first). Photos are looked up by photo_id, else
+by the end of the image's address, among the names of the cohort's photos: no path is ever opened.
 Layout: https://labelstud.io/guide/task_format, https://labelstud.io/guide/export#JSON-MIN
 Test: `uv run pytest tests/tasks/test_exchange_import.py`
 """
@@ -10,7 +10,6 @@ Test: `uv run pytest tests/tasks/test_exchange_import.py`
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -20,23 +19,18 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from model.scores import DIMENSIONS, SCALE
+from model.scores import DIMENSIONS
 from tasks.exchange.history import HISTORY
 from tasks.exchange.label_studio import CANNOT_TELL
-from tasks.intake.columns import in_utc, moment
-from tasks.intake.feedback import CLOCK_SKEW
+from tasks.exchange.regions import Refused, round_in, scores_in, when_changed
 from tasks.intake.quarantine import BadInput, Quarantine
-from tasks.printable import printable
+from tasks.printable import counted, printable
 
 LARGEST_FILE = 2**30
 """Bytes; Python needs five to ten times as much to hold it."""
 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 """What Label Studio puts before the name of a file that is uploaded by hand."""
-
-
-class _Refused(Exception):
-    """(field, reason, value) of an annotation that goes aside."""
 
 
 def read_tasks(path: Path) -> list[Any]:
@@ -71,8 +65,8 @@ def read_annotations(
     now: datetime,
     quarantine: Quarantine,
     round: int | None = None,
-) -> tuple[pa.Table, int]:
-    """(rows of `HISTORY` with origin `revised`, how many annotations the file holds).
+) -> tuple[pa.Table, int, str]:
+    """(rows of `HISTORY` with origin `revised`, how many annotations the file holds, a line on tasks without one or "").
 
     rater_of: rater_id by the annotator's names (e-mail, number), None if nobody is known by any of them.
     round: of review; None = what the task says, else 1.
@@ -93,15 +87,22 @@ def read_annotations(
             if row is None:
                 continue
             if row["annotation"] in first:
-                raise _Refused("id", "annotation is there twice", f"kept: task {first[row['annotation']]}")
+                raise Refused("id", "annotation is there twice", f"kept: task {first[row['annotation']]}")
             if row["annotation"] is not None:
                 first[row["annotation"]] = place
-            rows.append(row | {"round": _round(data) if round is None else round})
-        except _Refused as refused:
+            rows.append(row | {"round": round_in(data) if round is None else round})
+        except Refused as refused:
             aside(*refused.args)
     if not found:
         raise BadInput(f"{path.name}: none of its {len(tasks)} tasks holds an annotation; export it once there are some")
-    return pa.Table.from_pylist(rows, schema=HISTORY), found
+    waiting = sum(isinstance(task, dict) and _waits(task) for task in tasks)
+    note = f"{counted(waiting, 'task')} without an annotation" if waiting else ""
+    return pa.Table.from_pylist(rows, schema=HISTORY), found, note
+
+
+def _waits(task: dict) -> bool:
+    """Whether nobody has annotated a task yet."""
+    return task["annotations"] == [] if "annotations" in task else task.get("annotation_id") is None
 
 
 def _annotations(tasks: list[Any], name: str, quarantine: Quarantine) -> Iterator[tuple[int, dict, Any]]:
@@ -122,7 +123,7 @@ def _annotations(tasks: list[Any], name: str, quarantine: Quarantine) -> Iterato
                 {"from_name": d, "value": value}
                 for d in DIMENSIONS
                 for value in (task[d] if isinstance(task.get(d), list) else [task.get(d)])
-                if value is not None
+                if value is not None and value != ""
             ]
             results.append({"from_name": CANNOT_TELL, "value": task.get(CANNOT_TELL)})
             annotation = {"id": task["annotation_id"], "completed_by": task.get("annotator"), "result": results}
@@ -137,18 +138,21 @@ def _row(
     now: datetime,
     aside: Callable[[str, str, object], None],
 ) -> dict | None:
-    """One annotation as a row of `HISTORY` without its round; None if its cells have gone aside one by one."""
+    """One annotation as a row of `HISTORY` without its round; None if bad cells of it have been told."""
     if not isinstance(annotation, dict):
-        raise _Refused("annotations", "not an object", str(annotation))
+        raise Refused("annotations", "not an object", str(annotation))
     if annotation.get("was_cancelled"):
-        raise _Refused("was_cancelled", "skipped by the annotator", None)
+        raise Refused("was_cancelled", "skipped by the annotator", None)
     people = _people(annotation.get("completed_by"))
+    if not people:
+        raise Refused("completed_by", "annotator is absent; right is an e-mail or a number", None)
     rater_id = rater_of(people)
     if rater_id is None:
-        raise _Refused("completed_by", "annotator is not in the map", " / ".join(people) or None)
+        raise Refused("completed_by", "annotator is not in the map", " / ".join(people))
     photo_id = _photo(data, resolve)
-    scores = _scores(annotation.get("result"), aside)
-    if all(score is None for score in scores.values()):
+    scores, scored = scores_in(annotation.get("result"), aside)
+    at, dated = when_changed(annotation, now, aside)
+    if not (scored and dated):
         return None
     number, created = annotation.get("id"), annotation.get("created_at")
     return {
@@ -156,7 +160,7 @@ def _row(
         "rater_id": rater_id,
         **scores,
         "origin": "revised",
-        "at": _when(annotation, now, aside),
+        "at": at,
         # numbers begin at 1 in every installation; together with the time they tell two apart
         "annotation": None if number is None else printable(f"{number} {created}"[:200]),
     }
@@ -179,72 +183,12 @@ def _photo(data: dict, resolve: Callable[[str], str | None]) -> str:
     else:
         shown = data.get("image")
         if not isinstance(shown, str) or not shown:
-            raise _Refused("data.image", "blank photo", shown)
+            raise Refused("data.image", "blank photo", shown)
         name = shown.partition("?d=")[2] or shown.split("?")[0].split("#")[0]
         parts = unquote(name[:4096]).replace("\\", "/").strip("/").split("/")
         tails = ["/".join(parts[start:]) for start in range(len(parts))] if ".." not in parts else []
         tails += [_UPLOADED.sub("", tail) for tail in tails[-1:]]
         photo_id = next((found for found in map(resolve, tails) if found is not None), None)
     if photo_id is None:
-        raise _Refused("data.photo_id" if given else "data.image", "unknown photo", shown)
+        raise Refused("data.photo_id" if given else "data.image", "unknown photo", shown)
     return photo_id
-
-
-def _scores(results: Any, aside: Callable[[str, str, object], None]) -> dict[str, float | None]:
-    """Scores by dimension; regions of other controls (comments, boxes) are passed over."""
-    if not isinstance(results, list):
-        raise _Refused("result", "not a list", str(results))
-    regions = [region for region in results if isinstance(region, dict)]
-    given = {d: [region.get("value") for region in regions if region.get("from_name") == d] for d in DIMENSIONS}
-    untold = _cannot_tell([region.get("value") for region in regions if region.get("from_name") == CANNOT_TELL])
-    if not any(values for dimension, values in given.items() if dimension not in untold):
-        raise _Refused("result", "no dimension is scored", None)
-    scores: dict[str, float | None] = {}
-    for dimension, values in given.items():
-        score, reason = None, "not scored"
-        if dimension in untold:
-            reason = None
-        elif len(values) > 1:
-            reason = "scored twice"
-        elif values:
-            score, reason = _score(values[0])
-        scores[dimension] = score
-        if reason is not None:
-            shown = values[0].get("number", values[0]) if len(values) == 1 and isinstance(values[0], dict) else values
-            aside(dimension, reason, shown if values else None)
-    return scores
-
-
-def _cannot_tell(values: list[Any]) -> set[str]:
-    """Dimensions that the expert has taken out: `{"choices": [...]}`, or in JSON-MIN the only choice by itself."""
-    choices = [value.get("choices") if isinstance(value, dict) else [value] for value in values]
-    return {choice for some in choices if isinstance(some, list) for choice in some if isinstance(choice, str)}
-
-
-def _score(value: Any) -> tuple[float | None, str | None]:
-    """(score, None), or (None, why not), of a region's value `{"number": 5.7}`."""
-    number = value.get("number") if isinstance(value, dict) else None
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
-        return None, "not a number"
-    if not SCALE[0] <= number <= SCALE[1]:
-        return None, f"outside the scale {SCALE[0]:g} to {SCALE[1]:g}"
-    return float(number), None
-
-
-def _when(annotation: dict, now: datetime, aside: Callable[[str, str, object], None]) -> datetime | None:
-    """When the annotation was last changed; None, and told, if that is no date or lies ahead."""
-    text = annotation.get("updated_at") or annotation.get("created_at")
-    when = moment(text) if isinstance(text, str) else None
-    if when is None:
-        aside("updated_at", "not a date (ISO 8601)", text)
-        return None
-    if in_utc(when) > now + CLOCK_SKEW:
-        aside("updated_at", "in the future", text)
-        return None
-    return in_utc(when)
-
-
-def _round(data: dict) -> int:
-    """The round that the task was exported for."""
-    given = data.get("round")
-    return given if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < 2**31 else 1

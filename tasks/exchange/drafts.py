@@ -35,7 +35,7 @@ class Draft:
 def photo_names(cohort: Path) -> dict[str, str]:
     """Names by photo_id. Raises BadInput (one line) where there is no cohort."""
     if not shard_paths(cohort / "photos"):
-        raise BadInput(f"{cohort}: holds no cohort; `dvc repro cohort` makes one")
+        raise BadInput(f"{cohort}: holds no cohort; `uv run dvc repro cohort` makes one")
     table = read_shards(cohort / "photos", ["photo_id", "name"])
     return dict(zip(table["photo_id"].to_pylist(), table["name"].to_pylist()))
 
@@ -58,7 +58,7 @@ def read_drafts(cohort: Path, labels: Path) -> list[Draft]:
     """
     names = photo_names(cohort)
     if not labels.is_file():
-        raise BadInput(f"{labels}: no such file; `dvc repro pretrain` writes drafts, --drafts names others")
+        raise BadInput(f"{labels}: no such file; `uv run dvc repro pretrain` writes drafts, --drafts names others")
     try:
         table = read_table(labels, ["photo_id", "rater_id", *DIMENSIONS, "origin", "round"])
     except (KeyError, pa.ArrowInvalid) as error:

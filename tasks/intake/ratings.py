@@ -1,7 +1,8 @@
 """Ratings as text into the `labels` and `preferences` tables, on whole columns.
 
 What goes aside is as small as can be: a bad score, date or preference costs its cell, an unknown photo, a
-blank rater or a second rating of the same photo, rater and time costs its row. Rows with every score blank
+blank rater or a second rating of the same photo, rater and time costs its row (`whole`: a bad score or date
+does too, for where what is left would take the place of an earlier rating). Rows with every score blank
 are counted, and give what else they hold (a preference vector, answers). Scores come out on 0..10; a
 dimension whose column is missing was never asked.
 """
@@ -38,8 +39,12 @@ def settle_ratings(
     resolve: Callable[[str], str | None],
     now,
     quarantine: Quarantine,
+    whole: bool = False,
 ) -> Ratings:
-    """raw: text columns rater_id, photo, dimensions, [preference], [rated_at], [answers...], file, line."""
+    """raw: text columns rater_id, photo, dimensions, [preference], [rated_at], [answers...], file, line.
+
+    whole: a bad score or date costs its row.
+    """
     sieve = Sieve(raw, quarantine)
     sieve.rows(_text(raw, "rater_id") == "", "rater_id", "blank rater")
     photo_ids = _photo_ids(raw, resolve)
@@ -57,8 +62,10 @@ def settle_ratings(
         sieve.cells(outside, dimension, f"outside the scale {scale[0]:g} to {scale[1]:g}")
         spoilt |= bad | outside
         scores[dimension] = rescaled(np.where(outside, np.nan, values), scale)
-    when = _times(raw, now, sieve)
+    when, untimely = _times(raw, now, sieve)
     preferences = _preferences(raw, sieve)
+    if whole:
+        sieve.ok &= ~(spoilt | untimely)
 
     silent = np.all([np.isnan(values) for values in scores.values()], axis=0) & sieve.ok
     blank = int((silent & ~spoilt).sum())
@@ -126,14 +133,15 @@ def _photo_ids(raw: pa.Table, resolve: Callable[[str], str | None]) -> np.ndarra
     return ids[names.indices.to_numpy()]
 
 
-def _times(raw: pa.Table, now, sieve: Sieve) -> list:
+def _times(raw: pa.Table, now, sieve: Sieve) -> tuple[list, np.ndarray]:
+    """(date or None, whether one is given that cannot be used) of every row."""
     if "rated_at" not in raw.column_names:
-        return [None] * raw.num_rows
+        return [None] * raw.num_rows, np.zeros(raw.num_rows, bool)
     when, bad = moments(raw["rated_at"].combine_chunks())
     sieve.cells(bad, "rated_at", "not a date (ISO 8601)")
     future = np.array([one is not None and one > now for one in when], bool)
     sieve.cells(future, "rated_at", "in the future")
-    return [None if late else one for one, late in zip(when, future)]
+    return [None if late else one for one, late in zip(when, future)], bad | future
 
 
 def _preferences(raw: pa.Table, sieve: Sieve) -> list:

@@ -60,11 +60,18 @@ def invite(engine: Engine, person_id: str, role: str, days: float = 30) -> str:
 
 
 def revoke(engine: Engine, person_id: str) -> int:
-    """Make all links of a person useless; how many that were. Answers stay. Raises BadInput for what is no id."""
+    """Make all links of a person useless; how many that were. Answers stay.
+
+    Raises BadInput for what is no id, or nobody's who ever had a link.
+    """
     check_id(person_id, "revoke")
     with writing(engine) as connection:
         held = LINKS.update().where(LINKS.c.person_id == person_id, LINKS.c.revoked_at.is_(None))
-        return connection.execute(held.values(revoked_at=now())).rowcount
+        count = connection.execute(held.values(revoked_at=now())).rowcount
+        if not count and connection.scalar(sa.select(LINKS.c.person_id).where(LINKS.c.person_id == person_id)) is None:
+            some = connection.scalars(sa.select(LINKS.c.person_id).distinct().order_by(LINKS.c.person_id).limit(4)).all()
+            raise BadInput(f"revoke: {person_id} has never had a link; these have: {', '.join(some) or 'nobody yet'}")
+        return count
 
 
 def person_of(engine: Engine, token: str) -> Person | None:

@@ -123,6 +123,8 @@ def test_a_link_opens_for_its_person_until_revoked(engine):
     assert invited(engine, "expert") == ["anna"]
     assert revoke(engine, "anna") == 2
     assert revoke(engine, "anna") == 0
+    with pytest.raises(BadInput, match="^revoke: ann has never had a link; these have: anna$"):
+        revoke(engine, "ann")
     assert person_of(engine, token) is None
     assert invited(engine, "expert") == []
 

@@ -155,8 +155,8 @@ def test_an_export_that_cannot_be_made_is_one_line(folder, tmp_path_factory):
 
     refused("'xml' is unknown; it is one of label-studio, csv", form="xml")
     refused("a spreadsheet shows no photos", form="csv", images="/x")
-    refused("holds no cohort; `dvc repro cohort` makes one", cohort=folder / "nowhere")
-    refused("no such file; `dvc repro pretrain` writes drafts", drafts=folder / "nowhere.parquet")
+    refused("holds no cohort; `uv run dvc repro cohort` makes one", cohort=folder / "nowhere")
+    refused("no such file; `uv run dvc repro pretrain` writes drafts", drafts=folder / "nowhere.parquet")
     refused("is no table of labels", drafts=folder / "cohort/raters.parquet")
     (folder / "text.parquet").write_text("no table")
     refused("is no table of labels", drafts=folder / "text.parquet")
@@ -170,5 +170,7 @@ def test_the_command(folder):
     words = ["labels", "export", "--cohort", str(folder / "cohort"), "--drafts", str(folder / "pseudo.parquet")]
     done = CliRunner().invoke(app, [*words, "--format", "csv", "--out", str(folder / "d.csv")])
     assert done.exit_code == 0 and "4 drafts" in done.output and (folder / "d.csv").exists()
+    done = CliRunner().invoke(app, [*words, "--out", str(folder / "e.csv")])  # the ending says which layout
+    assert done.exit_code == 0 and (folder / "e.csv").read_text() == (folder / "d.csv").read_text()
     done = CliRunner().invoke(app, [*words[:-1], str(folder / "none"), "--out", str(folder / "t.json")])
     assert done.exit_code == 1 and "no such file" in done.output and "Traceback" not in done.output

@@ -32,6 +32,7 @@ from flows.cli import app
 from model.scores import DIMENSIONS
 from tasks.exchange import annotations
 from tasks.exchange.history import HISTORY, append, imported_labels, read_history
+from tasks.exchange.labels import report
 from tasks.intake.quarantine import BadInput
 from tasks.schemas import LABELS, SCHEMAS, check
 from tasks.tables import read_table, write_table
@@ -120,7 +121,7 @@ def test_photos_are_found_by_id_or_by_the_end_of_their_address(folder):
         if done.added:
             found.append(read_table(folder / "imported/labels.parquet")["photo_id"][-1].as_py())
         else:
-            found.append(told(done)[0].removeprefix("export.json, task 1, data.image: ").split(" (")[0])
+            found.append(told(done)[0].removeprefix("export.json, task 1, data.image: ").split(";")[0])
     assert found == [A, B, A, A, B, *["unknown photo"] * 5, *["blank photo"] * 3]
     named = [task(annotation(90 + n), photo_id=name) for n, name in enumerate(NAMES)]
     assert imported(folder, named).added == 4  # data.photo_id may hold the name as well
@@ -151,21 +152,24 @@ def test_what_is_wrong_is_told_and_the_rest_goes_on(folder):
             task(annotation(17, "ghost@x.org")),  # 18
         ],
     )
+    unknown = "completed_by: annotator is not in the map; add a line annotator,rater_id to map.csv"
+    number = "not a number; right is 0 to 10, or blank"
+    photo = "unknown photo; right is a photo_id or name as it was exported"
     assert told(done) == [
-        "export.json, task 1, completed_by: annotator is not in the map ('8, annotation 1')",
-        "export.json, task 1, completed_by: annotator is not in the map ('annotation 3')",
-        "export.json, task 1, completed_by: annotator is not in the map ('who@x.org / 9, annotation 2')",
+        "export.json, task 1, completed_by: annotator is absent; right is an e-mail or a number ('annotation 3')",
+        f"export.json, task 1, {unknown} ('8, annotation 1')",
+        f"export.json, task 1, {unknown} ('who@x.org / 9, annotation 2')",
         "export.json, task 2, was_cancelled: skipped by the annotator ('annotation 4')",
         "export.json, task 3, appearance: outside the scale 0 to 10 ('10.1, annotation 5')",
         "export.json, task 3, health: outside the scale 0 to 10 ('-1, annotation 5')",
-        f"export.json, task 4, data.photo_id: unknown photo ('{'f' * 64}, annotation 6')",
+        f"export.json, task 4, data.photo_id: {photo} ('{'f' * 64}, annotation 6')",
         "export.json, task 5, appearance: not scored ('annotation 7')",
         "export.json, task 5, posture: not scored ('annotation 7')",
         "export.json, task 6, result: no dimension is scored ('annotation 8')",
         "export.json, task 8, id: annotation is there twice ('kept: task 7, annotation 9')",
-        "export.json, task 9, appearance: not a number ('5, annotation 10')",
-        "export.json, task 9, health: not a number ('True, annotation 10')",
-        "export.json, task 9, posture: not a number ('nan, annotation 10')",
+        f"export.json, task 9, appearance: {number} ('5, annotation 10')",
+        f"export.json, task 9, health: {number} ('True, annotation 10')",
+        f"export.json, task 9, posture: {number} ('nan, annotation 10')",
         "export.json, task 10, updated_at: in the future ('2036-01-01T00:00:00Z, annotation 12')",
         "export.json, task 10, updated_at: not a date (ISO 8601) ('yesterday, annotation 11')",
         "export.json, task 11, appearance: not scored ('annotation 13')",
@@ -176,18 +180,36 @@ def test_what_is_wrong_is_told_and_the_rest_goes_on(folder):
         "export.json, task 13, task: not an object ('\"task\"')",
         "export.json, task 14, annotations: not a list (\"{'id': 1}\")",
         "export.json, task 15, data: not an object ('[]')",
-        "export.json, task 18, completed_by: annotator is not in the map ('ghost@x.org, annotation 17')",
+        f"export.json, task 18, {unknown} ('ghost@x.org, annotation 17')",
     ]
     whole = read_table(folder / "imported/quarantine.parquet")
     assert whole.schema.equals(SCHEMAS["quarantine"]) and whole.equals(done.quarantine)
-    assert labels(folder) == {
-        (A, "expert-02"): (None, None, 5),
-        (B, "expert-02"): (None, 8, None),
-        (C, "expert-01"): (5, 6.5, 7),
-        (A, "expert-01"): (5, 6.5, 7),
-        (C, "expert-02"): (None, None, 6),
+    assert labels(folder) == {(B, "expert-02"): (None, 8, None), (C, "expert-01"): (5, 6.5, 7)}
+    assert (done.read, done.usable, done.waiting) == (18, 2, "2 tasks without an annotation")
+
+
+def test_what_is_bad_in_an_annotation_leaves_the_earlier_label(folder):
+    imported(folder, [task(annotation(1, 7, (4.9, 5.8, 5.0)))])
+    kept = labels(folder)
+    late = {"created_at": "2026-02-01T00:00:00Z", "updated_at": "2026-02-01T00:00:00Z"}
+    for changes in ({"scores": (11, 5.8, 1)}, {"scores": (1, "abc", 1)}, {"updated_at": "soon"}):
+        done = imported(folder, [task(annotation(2, 7, **late | changes))])
+        assert (done.read, done.usable, len(told(done))) == (1, 0, 1) and labels(folder) == kept
+        done = imported(folder, [minimal(2, 7, **{"scores": (1, 1, 1)} | late | changes)])
+        assert (done.read, done.usable, len(told(done))) == (1, 0, 1) and labels(folder) == kept
+    with pytest.raises(BadInput, match=r"^export\.json: holds no label that can be used, 1 read; export\.json, task 1, up"):
+        report(done)
+
+
+def test_json_min_may_have_scores_plain(folder):
+    plain = {"appearance": [7.1], "health": "7.2", "posture": 7}
+    done = imported(folder, [minimal(1, 7, (), **plain), minimal(2, 7, (), B, **plain | {"health": "", "posture": []})])
+    assert done.usable == 2 and labels(folder) == {
+        (A, "expert-02"): (pytest.approx(7.1), pytest.approx(7.2), 7),
+        (B, "expert-02"): (pytest.approx(7.1), None, None),
     }
-    assert (done.read, done.usable) == (18, 6)
+    done = imported(folder, [minimal(3, 7, (), C, **plain | {bad: "7,1"}) for bad in DIMENSIONS] + [task()])
+    assert [line.split(" (")[1] for line in told(done)] == ["'7,1, annotation 3')"] * 3 and done.usable == 0
 
 
 def test_importing_again_doubles_nothing_and_the_newest_version_counts(folder):
@@ -243,7 +265,7 @@ def test_the_map_is_judged_too(folder):
     assert [(r["row"], r["field"], r["reason"]) for r in done.quarantine.to_pylist()] == [
         (3, "annotator", "annotator is listed already"),
         (5, "annotator", "blank annotator"),
-        (6, "rater_id", "unknown rater"),
+        (6, "rater_id", "no rater of the cohort; those are expert-01, expert-02, user-01"),
     ]
     assert set(labels(folder)) == {(A, "user-01"), (A, "expert-01")}
 
@@ -309,7 +331,6 @@ def test_hostile_content_is_only_text(folder, tmp_path):
     assert labels(folder) == {
         (A, "expert-02"): (5, 6.5, 7),
         (B, "expert-02"): (6, 6, 6),
-        (C, "expert-02"): (None, 1, 2),
     }
     lines = told(done)
     assert all(line.isprintable() and len(line) < 400 for line in lines) and len(lines) == 4
@@ -341,8 +362,8 @@ def test_dates_that_no_calendar_of_ours_has(folder):
     odd = ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-02-30T00:00:00Z", 20260101, {"at": 1}, None]
     export = [task(*(annotation(n, 7, updated_at=when, created_at=when) for n, when in enumerate(odd)))]
     done = imported(folder, export)
-    assert [line.split(", ")[2].split(" (")[0] for line in told(done)] == ["updated_at: not a date"] * 6
-    assert done.usable == 6 and imported_labels(folder / "imported")["at"].to_pylist() == [None]
+    assert [line.split(", ")[2].split(" (")[0] for line in told(done)] == ["updated_at: not a date"] * 5
+    assert done.usable == 1 and imported_labels(folder / "imported")["at"].to_pylist() == [None]
 
 
 def test_without_an_import_there_are_no_labels(tmp_path):
@@ -358,8 +379,9 @@ def test_the_command(folder):
     assert done.exit_code == 0, done.output
     assert done.output.splitlines() == [
         "2 read, 1 usable, 1 of them new; 2 findings",
-        "export.json, task 1, completed_by: annotator is not in the map ('8, annotation 2')",
-        "map.csv, line 4, rater_id: unknown rater ('nobody')",
+        "export.json, task 1, completed_by: annotator is not in the map; "
+            "add a line annotator,rater_id to map.csv ('8, annotation 2')",
+        "map.csv, line 4, rater_id: no rater of the cohort; those are expert-01, expert-02, user-01 ('nobody')",
     ]
     (folder / "export.json").write_text("[")
     done = CliRunner().invoke(app, words)
