@@ -109,12 +109,11 @@ def evidence(found: Tensor, fold: Tensor, y: Tensor, rivals: list[Tensor], chunk
                 # Of two ratings in one fold, every model speaks that has not seen it.
                 within = one[:, :, None] * one[:, None, :] + two[:, :, None] * two[:, None, :]
                 difference += (across + within / (FOLDS - 1)) * (said[:, :, None] - said[:, None, :])
-            ordered = torch.sign(r[:, :, None] - r[:, None, :])
+            count = known.sum(1)
             for result, rival in zip(results, rivals):
                 other = rival[part, :, d]
-                right = ordered * (torch.sign(difference) - torch.sign(other[:, :, None] - other[:, None, :])) / 2
-                gain, variance = gate.of_pairs(right, r, known)
-                count = known.sum(1).to(torch.float64)
-                result.gain[part, d], result.ratings[part, d] = gain, count
-                result.variance[part, d] = torch.where(count >= 2, variance, torch.inf)
+                gain, variance = gate.of_pairs(difference.double(), other[:, :, None] - other[:, None, :], r, known)
+                result.ratings[part, d] = count.double()
+                result.gain[part, d] = torch.where(count >= 3, gain, 0.0)
+                result.variance[part, d] = torch.where(count >= 3, variance, torch.inf)
     return results

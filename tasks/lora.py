@@ -100,6 +100,7 @@ class Learned:
     expert: Tensor
     current: Evidence
     prior: Evidence
+    nothing: Evidence
 
 
 def learn(
@@ -139,8 +140,7 @@ def learn(
     if lora is not None:
         served = experts.scores(chosen, lora.rows, given.photo, settings.rank)
         current = torch.where(lora.served[:, None], served.double(), prior)
-    against_current, against_prior = evidence(found, fold, given.y, [current, prior])
-    return Learned(rows, chosen, against_current, against_prior)
+    return Learned(rows, chosen, *evidence(found, fold, given.y, [current, prior, torch.zeros_like(prior)]))
 
 
 def _given(photos: Photos, new: Ratings, users: int, lora: LoraBank | None) -> tuple[Given, Tensor]:
@@ -189,7 +189,7 @@ def joined(loras: list[LoraBank], founds: list[Learned], order: Tensor) -> tuple
     """Entries and candidates of different users put together, then brought into `order`."""
     lora = reduce(LoraBank.joined, loras).take(order)
     rows, expert = (torch.cat([getattr(found, name) for found in founds])[order] for name in ("rows", "expert"))
-    against = (gate.stacked([getattr(found, name) for found in founds], order) for name in ("current", "prior"))
+    against = (gate.stacked([getattr(found, name) for found in founds], order) for name in ("current", "prior", "nothing"))
     return lora, Learned(rows, expert, *against)
 
 
@@ -198,7 +198,8 @@ def decide(lora: LoraBank, found: Learned, config: dict[str, Any], news: Tensor 
     promoted, lora.reason = gate.decide(
         found.current,
         found.prior,
-        confidence=config.get("confidence", 0.7),
+        found.nothing,
+        confidence=config.get("confidence", 0.8),
         min_ratings=config.get("min_ratings", 5),
         news=news,
     )
