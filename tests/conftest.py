@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -27,16 +29,27 @@ SMALL = {
     "evaluate": {"counts": [0, 5, 10], "repeats": 1, "bootstrap": 200},
 }
 
+BUILDS = "test_pipeline.py"
+
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `-n 2`: what shares something that takes long to make stays with one worker, and the checkout begins at once."""
+    """With `-n 2`: a file's tests, and those of the official network, stay with one worker.
+
+    One worker begins with the file that builds the checkout, the other with what needs none; then both go on with the rest.
+    """
     for item in items:
         names = getattr(item, "fixturenames", ())
-        group = next((name for name in ("checkout", "official") if name in names), item.path.name)
+        group = "official" if "official" in names else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: "checkout" not in getattr(item, "fixturenames", ()))
+        items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    if item.path.name == BUILDS:
+        return 0
+    return 2 if "checkout" in getattr(item, "fixturenames", ()) else 1
 
 
 def small_params(folder: Path, **changes: dict) -> None:
@@ -58,8 +71,17 @@ class Checkout:
     first_run: subprocess.CompletedProcess[str]
     keeper: subprocess.Popen[bytes]
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, built: Path | None = None):
+        """built: a checkout that is copied, the paths in its registry rewritten; None = the tree itself."""
         self.folder = folder
+        self.environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PREFECT_API_URL")} | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PREFECT_HOME": str(folder / ".prefect"),
+            "PYTHONPATH": str(folder),
+        }
+        if built is not None:
+            shutil.copytree(built, folder, symlinks=True, dirs_exist_ok=True)
+            return moved(folder / "mlflow.db", str(built), str(folder))
         names = subprocess.run(
             ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.splitlines()
@@ -67,11 +89,6 @@ class Checkout:
             if (ROOT / name).is_file() and name not in ("uv.lock", "dvc.lock"):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, folder / name)
-        self.environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PREFECT_API_URL")} | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PREFECT_HOME": str(folder / ".prefect"),
-            "PYTHONPATH": str(folder),
-        }
         for words in (["init", "-q"], ["add", "-A"]):
             subprocess.run(["git", *words], cwd=folder, check=True)
         who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
@@ -121,12 +138,36 @@ class Checkout:
         )
 
 
+def moved(registry: Path, old: str, new: str) -> None:
+    """Make the paths in an MLflow store say where it lies now."""
+    with sqlite3.connect(registry) as base:
+        for (table,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            for _, column, kind, *_ in base.execute(f"PRAGMA table_info({table})").fetchall():
+                if kind.upper().startswith(("VARCHAR", "TEXT")):
+                    change = f"UPDATE {table} SET {column} = replace({column}, ?, ?) WHERE {column} LIKE ?"
+                    base.execute(change, (old, new, f"%{old}%"))
+
+
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    """The whole DAG, run once on a small cohort with engines of its own; what tests run later shares a pair."""
-    made = Checkout(tmp_path_factory.mktemp("checkout"))
-    small_params(made.folder)
-    made.first_run = made.run("dvc", "repro")
+    """The whole DAG, run once on a small cohort with engines of its own; what tests run later shares a pair.
+
+    Built once whatever the number of workers; each has a copy and engines of its own.
+    """
+    base = tmp_path_factory.getbasetemp()
+    common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    built, said = common / "built", common / "built.json"
+    with (common / "built.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            shutil.rmtree(built, ignore_errors=True)  # of a worker that failed
+            built.mkdir()
+            first = Checkout(built)
+            small_params(built)
+            run = first.run("dvc", "repro")
+            said.write_text(json.dumps([run.args, run.returncode, run.stdout, run.stderr]))
+    made = Checkout(tmp_path_factory.mktemp("checkout"), built)
+    made.first_run = subprocess.CompletedProcess(*json.loads(said.read_text()))
     made.keeper = made.keep_engines()
     yield made
     made.keeper.terminate()
