@@ -4,8 +4,8 @@
     uv run python bench/methods.py --out methods.json                 # docs/methods.md has its figures
     uv run python bench/methods.py --data FOLDER --pretrain FOLDER    # of another cohort
 
-Users that the prior has never seen are split in two by their ids' hash: on a third, rank, pull, steps and rate of lora are
-chosen; the others are judged, on photos nobody was fitted on. A user's figure is their SRCC, mean over dimensions and over
+Users that the prior has never seen are split in two by their ids' hash: on a third, the pull of lora is chosen for each
+rank; the others are judged, on photos nobody was fitted on. A user's figure is their SRCC, mean over dimensions and over
 repeats of which ratings were given. Gains are paired by user; intervals resample users (95 %).
 """
 
@@ -16,9 +16,7 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import asdict, replace
 from hashlib import sha256
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from model import metrics, personal  # noqa: E402
 from model.bank import Bank  # noqa: E402
-from model.lora import LoraSettings, padded  # noqa: E402
+from model.lora_fit import padded  # noqa: E402
 from model.lora_users import Experts  # noqa: E402
 from model.preference import survey_code  # noqa: E402
 from model.scores import DIMENSIONS  # noqa: E402
@@ -45,7 +43,7 @@ from tasks.ratings import Photos, Ratings, as_ratings, as_users, read_photos  # 
 from tasks.tables import read_json, read_table  # noqa: E402
 from tasks.train_experts import Unit, joint  # noqa: E402
 
-RANKS, PULLS, STEPS, RATES = (1, 2, 4, 8), (1.0, 3.0, 10.0, 30.0, 100.0), (20, 60), (0.01,)
+RANKS, PULLS = (1, 2, 4, 8, 16), (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
 
 def held_for_choosing(user: str) -> bool:
@@ -79,7 +77,10 @@ class Bench:
         self.given, test = own[fit[own.photo]], own[~fit[own.photo]]
         self.rated = wide(test, len(self.rows), len(self.photos.ids))
         everything = torch.ones(len(self.bank.basis.experts), len(self.photos.ids), dtype=torch.bool)
-        self.experts: Experts = self.network.experts(list(self.bank.basis.experts), self.photos.ids, everything)
+        names = list(self.bank.basis.experts)
+        self.experts: dict[int, Experts] = {
+            rank: self.network.experts(names, self.photos.ids, everything, rank) for rank in RANKS
+        }
         self.phi = self.bank.basis.phi(self.photos.predictions, self.photos.fused)
         self.test = torch.nonzero(~fit).flatten()
         self.random = np.random.default_rng(seed)
@@ -107,46 +108,43 @@ class Bench:
         weights = personal.posterior(self.bank.prior, self.bank.prior_mean, stats).mean
         return self.linear(weights), self.bank.selection.choose(self.bank.surveys, stats)[0]
 
-    def low_rank(self, told: Ratings, expert: Tensor, settings: LoraSettings, users: Tensor) -> Tensor:
-        """(users, test photos, D) of lora without its gate."""
-        given = padded(told.user, told.photo, told.y, torch.ones(len(told)), len(self.rows))[users]
-        rows = self.experts.train(expert[users], given, settings)
-        return self.experts.scores(expert[users], rows, self.test.expand(len(users), -1), settings.rank)
+    def low_rank(self, told: Ratings, expert: Tensor, rank: int, pull: float) -> np.ndarray:
+        """(U, test photos, D) of lora without its gate."""
+        prior = torch.einsum("ndp,ndp->nd", self.phi[told.photo], self.bank.prior_mean[told.user])
+        given = padded(told.user, told.photo, told.y - prior, torch.ones(len(told)), len(self.rows))
+        rows = self.experts[rank].fit(expert, given, pull).rows
+        moved = self.experts[rank].moved(expert, rows, self.test.expand(len(self.rows), -1)).numpy()
+        return self.linear(self.bank.prior_mean) + moved
 
-    def gated(self, told: Ratings, settings: LoraSettings) -> tuple[np.ndarray, float]:
+    def gated(self, told: Ratings, rank: int, pull: float) -> tuple[np.ndarray, float]:
         """(U, test photos, D) of lora as it is served, the prior where the gate says no; and the share promoted."""
-        config = asdict(settings) | {"confidence": 0.7, "min_ratings": 5}
+        config = {"rank": rank, "pull": pull}
         entries, found = lora.first_entries(self.network, self.bank, self.photos, told, config)
         promoted = lora.decide(entries, found, config)
-        photo = self.test.expand(len(self.rows), -1)
-        own = self.experts.scores(entries.expert, entries.rows, photo, settings.rank).double().numpy()
-        prior = self.linear(self.bank.prior_mean)
-        return np.where(entries.served[:, None].numpy(), own, prior), float(promoted.float().mean())
+        moved = self.experts[rank].moved(entries.expert, entries.rows, self.test.expand(len(self.rows), -1)).numpy()
+        served = np.where(entries.served[:, None].numpy(), moved, 0.0)
+        return self.linear(self.bank.prior_mean) + served, float(promoted.float().mean())
 
 
-def chosen(bench: Bench, counts: list[int]) -> tuple[dict[int, LoraSettings], list[dict[str, Any]]]:
-    """The settings that serve the choosing users best at each rank, mean over counts; and all that was tried."""
-    users = torch.from_numpy(np.flatnonzero(bench.choosing))
+def chosen(bench: Bench, counts: list[int]) -> tuple[dict[int, float], list[dict[str, Any]]]:
+    """The pull that serves the choosing users best at each rank, mean over counts; and all that was tried."""
     draws = {count: bench.draw(count) for count in counts}
     experts = {count: bench.bayes(told)[1] for count, told in draws.items()}
-    tried, best = [], {}
+    tried: list[dict[str, Any]] = []
     for rank in RANKS:
-        for pull, steps, lr in product(PULLS, STEPS, RATES):
-            settings, values = LoraSettings(rank, pull, steps, lr), []
-            for count, told in draws.items():
-                said = np.zeros((len(bench.rows), len(bench.test), len(DIMENSIONS)))
-                said[users] = bench.low_rank(told, experts[count], settings, users)
-                values.append(bench.judged(said)[users].mean())
-            by_count = dict(zip(counts, map(float, values)))
-            tried.append(asdict(settings) | {"srcc": float(np.mean(values)), "by_count": by_count})
-        best[rank] = best_of(tried, rank)
-        print(best[rank], file=sys.stderr, flush=True)
-    return best, tried
+        for pull in PULLS:
+            by_count = {
+                count: float(np.nanmean(bench.judged(bench.low_rank(told, experts[count], rank, pull))[bench.choosing]))
+                for count, told in draws.items()
+            }
+            whole = float(np.mean(list(by_count.values())))
+            tried.append({"rank": rank, "pull": pull, "srcc": whole, "by_count": by_count})
+            print(json.dumps(tried[-1]), file=sys.stderr, flush=True)
+    return {rank: best_of(tried, rank) for rank in RANKS}, tried
 
 
-def best_of(tried: list[dict[str, Any]], rank: int) -> LoraSettings:
-    found = max((each for each in tried if each["rank"] == rank), key=lambda each: each["srcc"])
-    return LoraSettings(*(found[name] for name in ("rank", "pull", "steps", "lr")))
+def best_of(tried: list[dict[str, Any]], rank: int) -> float:
+    return max((each for each in tried if each["rank"] == rank), key=lambda each: each["srcc"])["pull"]
 
 
 def whole_models(bench: Bench, told: Ratings, expert: Tensor, users: list[int], pretrain: Path) -> np.ndarray:
@@ -173,18 +171,20 @@ def whole_models(bench: Bench, told: Ratings, expert: Tensor, users: list[int], 
     return said
 
 
-def speed(bench: Bench, settings: LoraSettings, count: int = 25, alone: int = 12) -> dict[str, float]:
-    """Users trained per second: all of the bench in one batch, and one after the other."""
+def speed(bench: Bench, rank: int, pull: float, count: int = 50, alone: int = 40) -> dict[str, float]:
+    """Users learned per second: all of the bench in one batch, and one after the other; tangents are there already."""
     told = bench.draw(count)
     expert = torch.zeros(len(bench.rows), dtype=torch.long)
     given = padded(told.user, told.photo, told.y, torch.ones(len(told)), len(bench.rows))
-    bench.experts.train(expert[:2], given[torch.arange(2)], replace(settings, steps=2))
+    experts = bench.experts[rank]
+    for user in range(4):
+        experts.fit(expert[:1], given[torch.tensor([user])], pull)
     started = time.perf_counter()
-    bench.experts.train(expert, given, settings)
+    experts.fit(expert, given, pull)
     together = len(expert) / (time.perf_counter() - started)
     started = time.perf_counter()
     for user in range(alone):
-        bench.experts.train(expert[:1], given[torch.tensor([user])], settings)
+        experts.fit(expert[:1], given[torch.tensor([user])], pull)
     single = alone / (time.perf_counter() - started)
     return {"users": len(expert), "ratings": count, "together": together, "alone": single, "ratio": together / single}
 
@@ -196,7 +196,7 @@ def main() -> None:
     ask.add_argument("--counts", type=int, nargs="+", default=[5, 10, 25, 50])
     ask.add_argument("--repeats", type=int, default=2)
     ask.add_argument("--full-users", type=int, default=0, help="judged users who also get whole models")
-    ask.add_argument("--settings", type=Path, help="a file of --out: settings are taken from there, not chosen again")
+    ask.add_argument("--settings", type=Path, help="a file of --out: pulls are taken from there, not chosen again")
     ask.add_argument("--seed", type=int, default=0)
     ask.add_argument("--out", type=Path, default=Path("methods.json"))
     asked = ask.parse_args()
@@ -217,14 +217,13 @@ def main() -> None:
         for _ in range(asked.repeats if count else 1):
             told = bench.draw(count)
             said, expert = bench.bayes(told)
-            arms: dict[str, Any] = {"bayes": said}
+            arms: dict[str, Any] = {"bayes": said, "prior": bench.linear(bench.bank.prior_mean)}
             scores = bench.photos.predictions[bench.test].numpy()
             arms["generic"] = np.broadcast_to(scores[None, :, bench.photos.models.index("generic")], said.shape)
             arms["selected expert"] = scores[:, expert.numpy()].transpose(1, 0, 2)
             if count:
-                everybody = torch.arange(len(bench.rows))
-                arms |= {f"lora {r}": bench.low_rank(told, expert, how, everybody) for r, how in best.items()}
-                arms["lora, as served"], share = bench.gated(told, best[rank])
+                arms |= {f"lora {r}": bench.low_rank(told, expert, r, pull) for r, pull in best.items()}
+                arms["lora, as served"], share = bench.gated(told, rank, best[rank])
                 promoted.setdefault(count, []).append(share)
                 if some:
                     arms["full"] = whole_models(bench, told, expert, some, asked.pretrain)
@@ -234,7 +233,7 @@ def main() -> None:
         for name, own in values.items():
             row: dict[str, Any] = {"ratings": count, "method": name, "users": int((~np.isnan(own)).sum())}
             row["srcc"] = metrics.interval(own, asked.seed)
-            for rival in ("generic", "selected expert", "bayes"):
+            for rival in ("generic", "selected expert", "prior", "bayes"):
                 if rival != name:
                     row[f"over {rival}"] = metrics.interval(own - values[rival], asked.seed)
             rows.append(row)
@@ -242,10 +241,11 @@ def main() -> None:
     result = {
         "simulated": bool(read_json(asked.data / "cohort" / "cohort.json")["simulated"]),
         "users": {"choosing": int(bench.choosing.sum()), "judged": len(judged)},
-        "settings": {r: asdict(how) for r, how in best.items()},
+        "pulls": best,
+        "served": {"rank": rank, "pull": best[rank]},
         "rows": rows,
         "promoted": promoted,
-        "speed": speed(bench, best[rank]),
+        "speed": speed(bench, rank, best[rank]),
         "tried": tried,
     }
     print(json.dumps(result["speed"]))

@@ -98,7 +98,8 @@ def weigh(
             rows = known[table[part, :width]]
             f = torch.where(mask[..., None], phi[rows, d], 0.0)
             r = torch.where(mask, y[rows, d], 0.0)
-            ours = _left_out(f, r, mean[part, d], cov[part, d], noise[part, d])
+            hat = f @ cov[part, d] @ f.transpose(1, 2) / noise[part, d][:, None, None]
+            ours = left_out(hat, r - (f @ mean[part, d][..., None])[..., 0], r)
             for result, weights in zip(results, rivals):
                 score = (f @ weights[part, d][..., None])[..., 0]
                 theirs = score[:, :, None] - score[:, None, :]
@@ -107,10 +108,11 @@ def weigh(
     return results
 
 
-def _left_out(f: Tensor, r: Tensor, mean: Tensor, cov: Tensor, noise: Tensor) -> Tensor:
-    """(users, R, R): by how much the candidate prefers rating i's photo to j's, had it seen neither rating."""
-    hat = f @ cov @ f.transpose(1, 2) / noise[:, None, None]
-    error = r - (f @ mean[..., None])[..., 0]
+def left_out(hat: Tensor, error: Tensor, r: Tensor) -> Tensor:
+    """(users, R, R): by how much the candidate prefers rating i's photo to j's, had it seen neither rating.
+
+    hat (users, R, R): how the ratings r (users, R) move what the candidate says of them; error: r minus what it says.
+    """
     free = 1 - hat.diagonal(dim1=1, dim2=2)
     # e = (I - H_ij)⁻¹ (e_i, e_j)
     det = (free[:, :, None] * free[:, None, :] - hat**2).clamp_min(1e-9)

@@ -1,7 +1,8 @@
 """The low-rank entries of all users: `lora.safetensors` and `lora.json` beside the bank that they belong to.
 
 Rows are of fixed width and are found by user id: the entry that is served, the one before it, and the ratings that are
-replayed at night. Where a user has no promoted entry on a dimension, the bank answers, with the user's prior.
+replayed at night. An entry corrects the user's prior: what is served is what the bank answers, moved by as much as the
+entry moves the expert's own score. Where nothing is promoted, the bank's answer stands.
 
 Of more than `KEPT` ratings those stay whose hash with the user's id is smallest: a fair sample of all there ever were,
 which does not depend on the order they came in.
@@ -20,32 +21,35 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model import gate
-from model.lora import Layout, base_of, scores, streams
+from model.lora import Axes, base_of, streams, tangents
 from model.physique_frame import PhysiqueFrame
-from model.scores import DIMENSIONS
+from model.scores import DIMENSIONS, SCALE
 from model.views import FrameInputs
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 100
 """Ratings of a user that are kept for replay."""
 _ARRAYS = (
-    "expert", "rows", "served", "previous", "previous_served", "gain", "variance", "ratings", "reason", "version",
-    "photo", "y", "at", "weight",
+    "expert", "rows", "served", "previous", "previous_served", "gain", "variance", "ratings",
+    "since_gain", "since_variance", "reason", "version", "photo", "y", "at", "weight",
 )  # fmt: skip
 
 
 @dataclass
 class LoraBank:
-    """experts: names. users: ids. Arrays, one row per user:
+    """experts: names. axes: of each expert, what its users' changes act on. users: ids. Arrays, one row per user:
 
     expert (U,) index of the expert whose layers are changed. rows, previous (U, D, size) and served, previous_served
     (U, D): `model.lora` rows and where they are promoted, now and before the last promotion. gain, variance, ratings,
-    reason (U, D): what the gate knows of the entry against the prior, and what it last said (`model.gate`). version (U,):
-    promotions so far. photo (U, K, 32) uint8 sha256 of rated photos, y (U, K, D) their ratings, NaN = none, at (U, K) unix
+    reason (U, D): what the gate knows of the entry against the prior, and what it last said (`model.gate`). since_gain,
+    since_variance (U, D, 2): what it knows of candidates against what is served, and against saying nothing, by ratings
+    that came since that was promoted. version (U,): promotions so far.
+    photo (U, K, 32) uint8 sha256 of rated photos, y (U, K, D) their ratings, NaN = none, at (U, K) unix
     seconds or NaN, weight (U, K) 0 to 1: the ratings that are kept.
     """
 
     experts: list[str]
+    axes: list[Axes]
     rank: int
     users: list[str]
     expert: Tensor
@@ -56,6 +60,8 @@ class LoraBank:
     gain: Tensor
     variance: Tensor
     ratings: Tensor
+    since_gain: Tensor
+    since_variance: Tensor
     reason: Tensor
     version: Tensor
     photo: Tensor
@@ -64,13 +70,17 @@ class LoraBank:
     weight: Tensor
 
     @classmethod
-    def empty(cls, experts: list[str], rank: int, users: list[str], expert: Tensor, rows: Tensor) -> LoraBank:
-        """Nobody is served an entry yet, nothing is kept; rows (U, D, size): where training starts."""
+    def empty(
+        cls, experts: list[str], axes: list[Axes], rank: int, users: list[str], expert: Tensor, size: int
+    ) -> LoraBank:
+        """Nobody is served an entry yet, nothing is kept; size: numbers of a row (`model.lora.size_of`)."""
         count, dimensions = len(users), len(DIMENSIONS)
-        served, nothing = torch.zeros(count, dimensions, dtype=torch.bool), gate.no_evidence(count, dimensions)
+        rows, served = torch.zeros(count, dimensions, size), torch.zeros(count, dimensions, dtype=torch.bool)
+        nothing = gate.no_evidence(count, dimensions)
         return cls(
-            experts, rank, users, expert, rows, served, rows.clone(), served.clone(),
+            experts, axes, rank, users, expert, rows, served, rows.clone(), served.clone(),
             nothing.gain, nothing.variance, nothing.ratings,
+            torch.stack([nothing.gain] * 2, -1), torch.stack([nothing.variance] * 2, -1),
             torch.full((count, dimensions), gate.NO_NEWS), torch.zeros(count, dtype=torch.long),
             torch.zeros(count, KEPT, 32, dtype=torch.uint8), torch.full((count, KEPT, dimensions), torch.nan),
             torch.full((count, KEPT), torch.nan, dtype=torch.float64), torch.zeros(count, KEPT),
@@ -84,12 +94,12 @@ class LoraBank:
     def take(self, rows: Tensor) -> LoraBank:
         """Of these users only, in this order (copies)."""
         users = [self.users[row] for row in rows.tolist()]
-        return LoraBank(self.experts, self.rank, users, *(getattr(self, name)[rows] for name in _ARRAYS))
+        return LoraBank(self.experts, self.axes, self.rank, users, *(getattr(self, name)[rows] for name in _ARRAYS))
 
     def joined(self, other: LoraBank) -> LoraBank:
         """With other users behind."""
         arrays = (torch.cat([getattr(self, name), getattr(other, name)]) for name in _ARRAYS)
-        return LoraBank(self.experts, self.rank, [*self.users, *other.users], *arrays)
+        return LoraBank(self.experts, self.axes, self.rank, [*self.users, *other.users], *arrays)
 
     def put(self, rows: Tensor, part: LoraBank) -> None:
         """Replace the entries at `rows` by those of `part`, in its order."""
@@ -108,11 +118,20 @@ class LoraBank:
         self.rows = torch.where(promoted[..., None], rows, self.rows)
         self.served = self.served | promoted
         self.version = self.version + users.long()
+        self._served_anew(promoted)
+
+    def _served_anew(self, entries: Tensor) -> None:
+        """What the gate knew of candidates against entries (U, D) that no longer serve is void."""
+        self.since_gain = torch.where(entries[..., None], 0.0, self.since_gain)
+        self.since_variance = torch.where(entries[..., None], torch.inf, self.since_variance)
 
     def rollback(self, rows: Tensor) -> None:
         """Serve the entries before the last promotion again; kept ratings stay."""
         self.rows[rows], self.served[rows] = self.previous[rows], self.previous_served[rows]
         self.version[rows] = (self.version[rows] - 1).clamp_min(0)
+        entries = torch.zeros_like(self.served)
+        entries[rows] = True
+        self._served_anew(entries)
 
     def keep(self, row: int, photos: list[str], y: Tensor, at: Tensor, weight: Tensor) -> None:
         """Ratings (n, D) of photo ids at times (n,), with weights (n,): the ones kept of this user from now on."""
@@ -134,7 +153,9 @@ class LoraBank:
 
     def save(self, folder: Path) -> None:
         """Into the folder of a bank, which has to be whole only once this is there."""
-        save_file({name: getattr(self, name).contiguous() for name in _ARRAYS}, folder / "lora.safetensors")
+        arrays = {name: getattr(self, name).contiguous() for name in _ARRAYS}
+        arrays |= {f"axes.{e}.{name}": axis for e, own in enumerate(self.axes) for name, axis in own.items()}
+        save_file(arrays, folder / "lora.safetensors")
         about = {"format": FORMAT, "experts": self.experts, "rank": self.rank, "users": self.users}
         (folder / "lora.json").write_text(json.dumps(about, indent=1, ensure_ascii=False))
 
@@ -152,6 +173,11 @@ class OpenLora:
         if about["format"] != FORMAT:
             raise ValueError(f"{folder}: lora.json has format {about['format']}, this code reads {FORMAT}")
         self.experts, self.rank, self.users = about["experts"], about["rank"], about["users"]
+        self.axes: list[Axes] = [{} for _ in self.experts]
+        with safe_open(str(folder / "lora.safetensors"), "pt") as file:
+            for name in [key for key in file.keys() if key.startswith("axes.")]:  # noqa: SIM118 (it is no dict)
+                _, e, layer = name.split(".")
+                self.axes[int(e)][layer] = file.get_tensor(name)
         self._row = {user: row for row, user in enumerate(self.users)}
 
     def part(self, users: list[str]) -> LoraBank:
@@ -163,7 +189,7 @@ class OpenLora:
                 rows, whole = file.get_slice(name), file.get_slice(name).get_shape()
                 found = [rows[self._row[user] : self._row[user] + 1] for user in known]
                 parts.append(torch.cat(found) if found else rows[:0].reshape(0, *whole[1:]))
-        return LoraBank(self.experts, self.rank, known, *parts)
+        return LoraBank(self.experts, self.axes, self.rank, known, *parts)
 
     def whole(self) -> LoraBank:
         return self.part(self.users)
@@ -172,7 +198,7 @@ class OpenLora:
     def answer(
         self, frames: dict[str, tuple[PhysiqueFrame, Tensor]], inputs: FrameInputs, users: list[str], said: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """`said` (N, D) with the scores of promoted entries in their places, and where they are: (N, D) bool.
+        """`said` (N, D), the bank's answer, moved by promoted entries, and where they are: (N, D) bool.
 
         frames: expert → network and (32,) survey code. inputs, users (N,): who asks about which photo.
         """
@@ -183,8 +209,7 @@ class OpenLora:
         for e in entries.expert[row[asked]].unique().tolist():
             at = asked[entries.expert[row[asked]] == e]
             frame, survey = frames[self.experts[e]]
-            base = base_of(frame)
-            views = (each[:, None] for each in streams(frame, inputs, at, survey))
-            found = scores(base, Layout.of(base, self.rank), entries.rows[row[at]], *views)[:, 0]
-            said = said.index_copy(0, at, torch.where(put[at], found.to(said.dtype), said[at]))
+            slopes = tangents(base_of(frame), self.axes[e], streams(frame, inputs, at, survey))
+            moved = (said[at] + (slopes * entries.rows[row[at]]).sum(2).to(said.dtype)).clamp(*SCALE)
+            said = said.index_copy(0, at, torch.where(put[at], moved, said[at]))
         return said, put

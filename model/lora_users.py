@@ -1,9 +1,4 @@
-"""Low-rank models of users with different experts, and what the gate may believe of them.
-
-A candidate has no closed form, so its evidence is cross-fitted: a user's ratings are dealt into `FOLDS` folds, for every
-two of them a model is trained on the rest, and a pair of ratings is put in order by the model that has seen neither. The
-ten models of a user are ten more users of the same batched job. Pairs, because a model that has seen one of two ratings
-has its level moved by it, and its order looks worse than it is (`model.gate`).
+"""Low-rank entries of users with different experts, and what the gate may believe of them.
 
     uv run pytest tests/model/test_lora_users.py
 """
@@ -11,109 +6,68 @@ has its level moved by it, and its order looks worse than it is (`model.gate`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
 
 import torch
 from torch import Tensor
 
 from model import gate
 from model.gate import Evidence
-from model.lora import Base, Given, Layout, LoraSettings, Streams, scores, train
-
-FOLDS = 5
-LEFT_OUT = list(combinations(range(FOLDS), 2))
-"""The two folds that each of a user's cross-fitted models has not seen."""
+from model.lora import Axes
+from model.lora_fit import Fitted, Given, fit
 
 
 @dataclass
 class Experts:
-    """E experts of one size of network: their layers, and their streams of the same photos."""
+    """Of E experts: the axes of changes; the tangents (n, D, size) of n photos; and which of these a photo is, (N,)."""
 
-    bases: list[Base]
-    said: list[Streams]
+    axes: list[Axes]
+    slopes: list[Tensor]
+    place: list[Tensor]
 
-    def layout(self, rank: int) -> Layout:
-        return Layout.of(self.bases[0], rank)
+    @property
+    def size(self) -> int:
+        """How many numbers a row has per dimension."""
+        return self.slopes[0].shape[2]
 
-    def train(
-        self, expert: Tensor, given: Given, settings: LoraSettings, before: Tensor | None = None, **how
-    ) -> Tensor:
-        """Rows (U, D, size) of users whose experts are `expert` (U,); the rest as of `model.lora.train`."""
-        rows = self.layout(settings.rank).start(len(expert)) if before is None else before.clone()
+    def fit(self, expert: Tensor, given: Given, pull: float, before: Tensor | None = None) -> Fitted:
+        """Of users whose experts are `expert` (U,); the rest as of `model.lora_fit.fit`."""
+        before = torch.zeros(len(expert), given.y.shape[2], self.size) if before is None else before
+        fitted = Fitted.empty(before.clone(), given.y.shape[1])
         for e in expert.unique().tolist():
             users = torch.nonzero(expert == e).flatten()
-            own = None if before is None else before[users]
-            rows[users] = train(self.bases[e], self.said[e], given[users], settings, own, **how)
-        return rows
+            own = given[users]
+            own.photo = self.place[e][own.photo]
+            fitted.put(users, fit(self.slopes[e], own, pull, before[users]))
+        return fitted
 
-    @torch.no_grad()
-    def scores(self, expert: Tensor, rows: Tensor, photo: Tensor, rank: int, chunk: int = 64) -> Tensor:
-        """Scores (U, R, D) of the photos at `photo` (U, R)."""
+    def moved(self, expert: Tensor, rows: Tensor, photo: Tensor, chunk: int = 16) -> Tensor:
+        """By how much (U, R, D) the rows (U, D, size) move the experts' scores of the photos at `photo` (U, R)."""
         found = torch.zeros(*photo.shape, rows.shape[1])
         for e in expert.unique().tolist():
             for users in torch.nonzero(expert == e).flatten().split(chunk):
-                views = (each[photo[users]] for each in self.said[e])
-                found[users] = scores(self.bases[e], self.layout(rank), rows[users], *views)
+                own = self.slopes[e][self.place[e][photo[users]]]
+                found[users] = torch.einsum("urdp,udp->urd", own, rows[users])
         return found
 
 
-def folds(given: Given, judged: Tensor) -> Tensor:
-    """Fold of each rating (U, R): dealt out in order to those that `judged` (U, R) says, -1 elsewhere."""
-    return torch.where(judged, (judged.long().cumsum(1) - 1) % FOLDS, -1)
+def evidence(found: Fitted, y: Tensor, judged: Tensor, rivals: list[Tensor], chunk: int = 64) -> list[Evidence]:
+    """Evidence for the candidates against each rival, pairs of ratings left out (`model.gate`).
 
-
-def without(given: Given, fold: Tensor, left_out: tuple[int, int]) -> Given:
-    """The ratings of all folds but two."""
-    gone = (fold == left_out[0]) | (fold == left_out[1])
-    return Given(given.photo, torch.where(gone[..., None], torch.nan, given.y), given.weight)
-
-
-def cross_fitted(
-    experts: Experts,
-    expert: Tensor,
-    given: Given,
-    fold: Tensor,
-    settings: LoraSettings,
-    before: Tensor | None = None,
-    **how,
-) -> Tensor:
-    """(P, U, R, D) scores of the ratings' photos by models that have not seen the folds `LEFT_OUT[p]`.
-
-    expert (P, U): each model's, selected without those folds; all else as of `Experts.train`.
-    """
-    many, users = len(LEFT_OUT), len(given.y)
-    parts = [without(given, fold, pair) for pair in LEFT_OUT]
-    photo = given.photo.repeat(many, 1)
-    all_of = Given(photo, torch.cat([part.y for part in parts]), given.weight.repeat(many, 1))
-    start = None if before is None else before.repeat(many, 1, 1)
-    rows = experts.train(expert.flatten(), all_of, settings, start, **how)
-    return experts.scores(expert.flatten(), rows, photo, settings.rank).unflatten(0, (many, users))
-
-
-def evidence(found: Tensor, fold: Tensor, y: Tensor, rivals: list[Tensor], chunk: int = 64) -> list[Evidence]:
-    """Evidence for the candidates against each rival, on the ratings that have a fold.
-
-    found: of `cross_fitted`; y (U, R, D) ratings; rivals: scores (U, R, D) by models that have not seen these ratings.
+    y (U, R, D) ratings, judged (U, R) which of them count here, all of weight 1; rivals: scores (U, R, D) by models that
+    have not seen these ratings.
     """
     users, _, dimensions = y.shape
     results = [gate.no_evidence(users, dimensions) for _ in rivals]
     for part in torch.arange(users).split(chunk):
-        f = fold[part]
         for d in range(dimensions):
-            known = (f >= 0) & ~y[part, :, d].isnan()
+            known = judged[part] & ~y[part, :, d].isnan()
             r = torch.where(known, y[part, :, d], 0.0).double()
-            difference = torch.zeros(len(part), f.shape[1], f.shape[1])
-            for (a, b), said in zip(LEFT_OUT, found[:, part, :, d]):
-                one, two = (f == a).float(), (f == b).float()
-                across = one[:, :, None] * two[:, None, :] + two[:, :, None] * one[:, None, :]
-                # Of two ratings in one fold, every model speaks that has not seen it.
-                within = one[:, :, None] * one[:, None, :] + two[:, :, None] * two[:, None, :]
-                difference += (across + within / (FOLDS - 1)) * (said[:, :, None] - said[:, None, :])
-            count = known.sum(1)
+            ours = gate.left_out(found.hat[part, d].double(), found.error[part, d].double(), r)
+            enough = known.sum(1) >= 3
             for result, rival in zip(results, rivals):
-                other = rival[part, :, d]
-                gain, variance = gate.of_pairs(difference.double(), other[:, :, None] - other[:, None, :], r, known)
-                result.ratings[part, d] = count.double()
-                result.gain[part, d] = torch.where(count >= 3, gain, 0.0)
-                result.variance[part, d] = torch.where(count >= 3, variance, torch.inf)
+                said = rival[part, :, d].double()
+                gain, variance = gate.of_pairs(ours, said[:, :, None] - said[:, None, :], r, known)
+                result.ratings[part, d] = known.sum(1).to(torch.float64)
+                result.gain[part, d] = torch.where(enough, gain, 0.0)
+                result.variance[part, d] = torch.where(enough, variance, torch.inf)
     return results

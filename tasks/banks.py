@@ -22,7 +22,7 @@ def said_of_photos(pretrain: Path) -> dict[str, str]:
     }
 
 
-LORA = {"method", "rank", "pull", "steps", "lr"}
+LORA = {"method", "rank", "pull"}
 """Settings of `finetune` that say what method lora does."""
 
 

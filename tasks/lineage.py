@@ -21,8 +21,8 @@ from tasks.tables import file_sha256, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 LEARNS = (
-    "model/choices.py", "model/gate.py", "model/lora.py", "model/lora_users.py", "model/personal.py",
-    "tasks/feedback.py", "tasks/lora.py", "tasks/lora_nights.py", "tasks/personal.py",
+    "model/choices.py", "model/gate.py", "model/lora.py", "model/lora_fit.py", "model/lora_users.py",
+    "model/personal.py", "tasks/feedback.py", "tasks/lora.py", "tasks/lora_nights.py", "tasks/personal.py",
 )  # fmt: skip
 """Code that decides what a night makes of a bank; also among the deps of the stage `continual`."""
 

@@ -1,7 +1,9 @@
 """Method `lora` of fine-tuning and of nights: tables in, low-rank entries and the gate's decision out; no Ray in here.
 
 Beside its entries there is a bank as of method `bayes` that promotes nothing: it selects experts, discounts old ratings and
-answers with a user's prior where no low-rank entry is promoted, and for users it has never seen.
+answers with a user's prior, which entries correct by as much as they move the expert's own score. So they learn what the
+prior gets wrong, and candidates start where the user is served from: which expert was selected, by the same ratings that
+judge the candidate, says nothing yet.
 
     uv run pytest tests/tasks/test_lora_stages.py
 """
@@ -20,25 +22,28 @@ from torch import Tensor
 
 from model import gate, personal
 from model.bank import Bank
+from model.bank_opened import open_bank
 from model.checkpoint import load_frame
 from model.gate import Evidence
-from model.lora import Base, Given, Layout, LoraSettings, Streams, base_of, padded, streams
+from model.lora import Axes, Streams, axes_of, base_of, size_of, streams, tangents
 from model.lora_bank import LoraBank, OpenLora, has_lora
-from model.lora_users import LEFT_OUT, Experts, cross_fitted, evidence, folds, without
+from model.lora_fit import Given, padded
+from model.lora_users import Experts, evidence
 from model.physique_frame import PhysiqueFrame
 from model.preference import survey_code
-from model.scores import DIMENSIONS
+from model.scores import DIMENSIONS, SCALE
 from model.views import FrameInputs
 from tasks.frame_data import read_inputs
 from tasks.ratings import Photos, Ratings
+from tasks.splits import FIT, split_of
 from tasks.tables import read_json
 
 NEVER = 2.0
 """Confidence that a bank's own gate is to ask for where its entries are not to be served."""
-
-
-def lora_settings(config: dict[str, Any]) -> LoraSettings:
-    return LoraSettings(config["rank"], config["pull"], config["steps"], config["lr"])
+LOOKED_AT = 128
+"""Photos by which an expert's axes are found, the same for everybody."""
+BLOCK = 256
+"""Users learned at once."""
 
 
 @dataclass
@@ -47,7 +52,6 @@ class Network:
 
     models: Path
     inputs: FrameInputs
-    base: Base
     device: str = "cpu"
 
     @classmethod
@@ -65,39 +69,53 @@ class Network:
             )
         mesh, embeddings, photos, pixels = (Path(config[name]) for name in ("mesh", "embeddings", "photos", "pixels"))
         inputs = read_inputs(mesh, embeddings, frame.config, photos, pixels, frame.compat.squash)
-        return cls(models, inputs, base_of(frame), "cuda" if config.get("gpus") else "cpu")
+        return cls(models, inputs, "cuda" if config.get("gpus") else "cpu")
 
-    def start(self, users: int, rank: int) -> Tensor:
-        """Rows (U, D, size) that change nothing."""
-        return Layout.of(self.base, rank).start(users)
+    def experts(
+        self, names: list[str], ids: list[str], needed: Tensor, rank: int, axes: list[Axes] | None = None
+    ) -> Experts:
+        """Those called `names`, with tangents of the photos `ids` where needed (E, N).
 
-    def experts(self, names: list[str], ids: list[str], needed: Tensor) -> Experts:
-        """Those called `names`, with streams of the photos `ids` where needed (E, N); zeros elsewhere."""
+        axes: of each expert, if they are known; else they are found, by photos that may be fitted on.
+        """
         file = {read_json(path)["about"]["rater"]: path.stem for path in self.models.glob("*.json")}
         missing = [name for name in names if name not in file]
         if missing:
             raise ValueError(f"{self.models}: no model of {', '.join(missing)}; `dvc repro pretrain` makes them")
         place = self.inputs.rows()
         where = torch.tensor([place.get(photo, -1) for photo in ids])
-        bases: list[Base] = []
-        said: list[Streams] = []
-        for name, wanted in zip(names, needed):
+        looked = torch.zeros(len(ids), dtype=torch.bool)
+        if axes is None:
+            fitting = [i for i in sorted(range(len(ids)), key=ids.__getitem__) if where[i] >= 0 and split_of(ids[i]) == FIT]
+            looked[fitting[:: -(-len(fitting) // LOOKED_AT) or 1]] = True
+        found: list[tuple[Axes, Tensor, Tensor]] = []
+        for e, (name, wanted) in enumerate(zip(names, needed)):
             frame, about = load_frame(self.models, file[name], self.device)
-            bases.append(base_of(frame))
-            rows = torch.nonzero((where >= 0) & (wanted if wanted.any() else True)).flatten()
-            rows = rows if wanted.any() else rows[:1]  # nobody's expert: one photo tells how wide its streams are
-            found = streams(frame, self.inputs, where[rows], survey_code(about["survey"]).to(self.device), batch=64)
-            wide = (torch.zeros(len(ids), *part.shape[1:]) for part in found)
-            said.append(Streams(*(whole.index_copy_(0, rows, part) for whole, part in zip(wide, found))))
-        return Experts(bases, said)
+            base, survey = base_of(frame), survey_code(about["survey"]).to(self.device)
+            rows = torch.nonzero((where >= 0) & (wanted | looked)).flatten()
+            own = axes[e] if axes is not None else {}
+            slopes, place = torch.zeros(0), torch.zeros(len(ids), dtype=torch.long)
+            if len(rows):
+                said = streams(frame, self.inputs, where[rows], survey, batch=64)
+                if axes is None:
+                    own = axes_of(base, Streams(*(part[looked[rows]] for part in said)), rank)
+                at = wanted[rows]
+                slopes = tangents(base, own, Streams(*(part[at] for part in said))) if at.any() else slopes
+                place[rows[at]] = torch.arange(int(at.sum()))
+            if not len(slopes):  # nobody's expert
+                slopes = torch.zeros(1, len(DIMENSIONS), size_of(base, own))
+            found.append((own, slopes, place))
+        return Experts(*map(list, zip(*found)))
 
 
 @dataclass
 class Learned:
-    """Of users in order: candidates (U, D, size), their experts (U,), evidence against what is served and the prior."""
+    """Of users in order: candidates (U, D, size), their experts (U,), evidence against what is served, the prior and saying
+    nothing; axes: of each expert."""
 
     rows: Tensor
     expert: Tensor
+    axes: list[Axes]
     current: Evidence
     prior: Evidence
     nothing: Evidence
@@ -108,39 +126,38 @@ def learn(
     part: Bank,
     photos: Photos,
     new: Ratings,
-    settings: LoraSettings,
+    config: dict[str, Any],
     lora: LoraBank | None = None,
-    device: str = "cpu",
 ) -> Learned:
     """Candidates of the users of `part` from their `new` ratings (user indexes `part.users`), and their evidence.
 
     lora: the entries of the same users to go on from, whose kept ratings are replayed; None = from their experts. Only new
-    ratings are judged: what went before has spoken, in its time.
+    ratings are judged: what went before has spoken, in its time. config: rank, pull.
     """
     users, phi = len(part.users), part.basis.phi(photos.predictions, photos.fused)
     names = list(part.basis.experts)
     given, judged = _given(photos, new, users, lora)
-    fold = folds(given, judged)
-    if lora is None:
-        chosen = _selected(part, phi, given)
-        expert = torch.stack([_selected(part, phi, without(given, fold, pair)) for pair in LEFT_OUT])
-        before = None
-    else:
-        chosen, before = lora.expert, lora.rows
-        expert = chosen.expand(len(LEFT_OUT), -1)
+    chosen = _selected(part, phi, given) if lora is None else lora.expert
     needed = torch.zeros(len(names), len(photos.ids), dtype=torch.bool)
     real = ~given.y.isnan().all(2)
-    for who in (*expert, chosen):
-        needed[who[:, None].expand_as(real)[real], given.photo[real]] = True
-    experts = network.experts(names, photos.ids, needed)
-    rows = experts.train(chosen, given, settings, before, device=device)
-    found = cross_fitted(experts, expert, given, fold, settings, before, device=device)
-    prior = torch.einsum("urdp,udp->urd", phi[given.photo], part.prior_mean).nan_to_num()  # NaN where nobody rated
-    current = prior
-    if lora is not None:
-        served = experts.scores(chosen, lora.rows, given.photo, settings.rank)
-        current = torch.where(lora.served[:, None], served.double(), prior)
-    return Learned(rows, chosen, *evidence(found, fold, given.y, [current, prior, torch.zeros_like(prior)]))
+    needed[chosen[:, None].expand_as(real)[real], given.photo[real]] = True
+    experts = network.experts(names, photos.ids, needed, config["rank"], None if lora is None else lora.axes)
+    rows, told = [], []
+    for block in torch.arange(users).split(BLOCK):
+        own, expert = given[block], chosen[block]
+        before = None if lora is None else lora.rows[block]
+        prior = torch.einsum("urdp,udp->urd", phi[own.photo], part.weights[block]).nan_to_num()  # NaN where nobody rated
+        # What the prior gets wrong is what the expert's score should be moved by.
+        found = experts.fit(expert, replace(own, y=(own.y - prior).float()), config["pull"], before)
+        current = prior
+        if lora is not None:
+            moved = experts.moved(expert, lora.rows[block], own.photo)
+            current = torch.where(lora.served[block, None], prior + moved, prior)
+        rivals = [current, prior, torch.zeros_like(prior)]
+        told.append(evidence(found, own.y, judged[block, : own.y.shape[1]], rivals))
+        rows.append(found.rows)
+    everybody = torch.arange(users)
+    return Learned(torch.cat(rows), chosen, experts.axes, *(gate.stacked(list(each), everybody) for each in zip(*told)))
 
 
 def _given(photos: Photos, new: Ratings, users: int, lora: LoraBank | None) -> tuple[Given, Tensor]:
@@ -177,10 +194,9 @@ def first_entries(
 ) -> tuple[LoraBank, Learned]:
     """Entries of the users of `part`, none promoted yet, with what they have rated kept; and the candidates."""
     ratings = ratings[photos.fitting()[ratings.photo]]
-    settings = lora_settings(config)
-    found = learn(network, part, photos, ratings, settings, device=network.device)
-    start = network.start(len(part.users), settings.rank)
-    lora = LoraBank.empty(list(part.basis.experts), settings.rank, part.users, found.expert, start)
+    found = learn(network, part, photos, ratings, config)
+    size, names = found.rows.shape[2], list(part.basis.experts)
+    lora = LoraBank.empty(names, found.axes, config["rank"], part.users, found.expert, size)
     _keep(lora, photos, ratings)
     return lora, found
 
@@ -189,8 +205,9 @@ def joined(loras: list[LoraBank], founds: list[Learned], order: Tensor) -> tuple
     """Entries and candidates of different users put together, then brought into `order`."""
     lora = reduce(LoraBank.joined, loras).take(order)
     rows, expert = (torch.cat([getattr(found, name) for found in founds])[order] for name in ("rows", "expert"))
-    against = (gate.stacked([getattr(found, name) for found in founds], order) for name in ("current", "prior", "nothing"))
-    return lora, Learned(rows, expert, *against)
+    names = ("current", "prior", "nothing")
+    against = (gate.stacked([getattr(found, name) for found in founds], order) for name in names)
+    return lora, Learned(rows, expert, founds[0].axes, *against)
 
 
 def decide(lora: LoraBank, found: Learned, config: dict[str, Any], news: Tensor | None = None) -> Tensor:
@@ -204,6 +221,8 @@ def decide(lora: LoraBank, found: Learned, config: dict[str, Any], news: Tensor 
         news=news,
     )
     lora.gain, lora.variance, lora.ratings = found.prior.gain, found.prior.variance, found.prior.ratings
+    lora.since_gain = torch.stack([found.current.gain, found.nothing.gain], -1)
+    lora.since_variance = torch.stack([found.current.variance, found.nothing.variance], -1)
     lora.promote(promoted, found.rows)
     return promoted
 
@@ -215,19 +234,23 @@ def night(
 
     lora: entries of those of them who have one.
     """
-    settings = replace(lora_settings(config), rank=lora.rank)
     strangers = [user for user in part.users if user not in set(lora.users)]
     if strangers:
         rows = part.index(strangers)
-        start = network.start(len(strangers), lora.rank)
-        lora = lora.joined(LoraBank.empty(lora.experts, lora.rank, strangers, part.expert[rows], start))
+        size = lora.rows.shape[2]
+        lora = lora.joined(LoraBank.empty(lora.experts, lora.axes, lora.rank, strangers, part.expert[rows], size))
     lora = lora.take(lora.index(part.users))
     kept = forget[:, None].float()
     lora.weight = lora.weight * kept
-    found = learn(network, part, photos, new, settings, lora, network.device)
+    found = learn(network, part, photos, new, config, lora)
     # What earlier nights found counts as much as the ratings they rest on still do.
-    earlier = Evidence(lora.gain, lora.variance / kept.double().clamp_min(1e-9), lora.ratings)
-    found.prior = found.prior.combined(earlier)
+    kept = kept.double().clamp_min(1e-9)
+    found.prior = found.prior.combined(Evidence(lora.gain, lora.variance / kept, lora.ratings))
+    none = torch.zeros_like(lora.ratings)
+    found.current, found.nothing = (
+        tonight.combined(Evidence(lora.since_gain[..., k], lora.since_variance[..., k] / kept, none))
+        for k, tonight in enumerate((found.current, found.nothing))
+    )
     _keep(lora, photos, new)
     return lora, found
 
@@ -254,17 +277,19 @@ def served_over(folder: Path, config: dict[str, Any], photos: Photos) -> Callabl
     """For `tasks.judge`: what the low-rank entries in a bank's folder say of test photos; None if there are none."""
     if not has_lora(folder):
         return None
-    opened, network = OpenLora(folder), Network.read(config)
+    opened, network, bank = OpenLora(folder), Network.read(config), open_bank(folder)
     test = torch.nonzero(~photos.fitting()).flatten()
+    phi = bank.basis.phi(photos.predictions, photos.fused)[test]
 
     def scores(users: list[str]) -> np.ndarray:
         entries = opened.part(users)
         found = np.full((len(users), len(photos.ids), len(DIMENSIONS)), np.nan)
         needed = torch.zeros(len(opened.experts), len(photos.ids), dtype=torch.bool)
         needed[entries.expert.unique()[:, None], test] = True
-        experts = network.experts(opened.experts, photos.ids, needed)
-        said = experts.scores(entries.expert, entries.rows, test.expand(len(entries.users), -1), opened.rank)
-        said = torch.where(entries.served[:, None], said, torch.nan).double().numpy()
+        experts = network.experts(opened.experts, photos.ids, needed, opened.rank, opened.axes)
+        moved = experts.moved(entries.expert, entries.rows, test.expand(len(entries.users), -1))
+        said = torch.einsum("ndp,udp->und", phi, bank.part(entries.users).weights).clamp(*SCALE) + moved
+        said = torch.where(entries.served[:, None], said.clamp(*SCALE), torch.nan).double().numpy()
         row = entries.index(users)
         known = torch.nonzero(row >= 0).flatten()
         found[known[:, None].numpy(), test.numpy()] = said[row[known].numpy()]

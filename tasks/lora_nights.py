@@ -1,6 +1,6 @@
 """Nights of feedback for low-rank entries, beside those of the bank (`tasks.nightly`).
 
-A night's ratings are learned together with those that are kept, near the entry before (`model.lora.ANCHORED`); how much
+A night's ratings are learned together with those that are kept, near the entry before (`model.lora_fit.ANCHORED`); how much
 older ratings count, the bank has found out. Comparisons and thumbs teach the bank only. Who is learned anew goes back to
 the first entry, as in the bank.
 

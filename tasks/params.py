@@ -160,8 +160,6 @@ class Finetune(_Section):
     method: Literal["bayes", "lora"]
     rank: Count
     pull: NotNegative
-    steps: Zero
-    lr: Positive
     iterations: Count
     workers: Count
     prior_users: Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1, neither of them")]

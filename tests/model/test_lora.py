@@ -1,4 +1,4 @@
-"""Low-rank personal models: a batch of users is these users one by one, and starts where the expert is."""
+"""Low-rank changes: what a row does is what its changes do to the network, to first order, and is scored in both views."""
 
 from dataclasses import replace
 
@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from model.lora import Layout, LoraSettings, Streams, base_of, padded, scores, streams, train
+from model.lora import LAYERS, Axes, Base, Streams, _run, axes_of, base_of, size_of, streams, tangents
 from model.physique_frame import FrameConfig, PhysiqueFrame
 from model.preference import survey_code
 from model.views import FrameInputs, score_views
-
-SETTINGS = LoraSettings(rank=2, pull=1.0, steps=15, lr=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -47,89 +45,51 @@ def said(frame: PhysiqueFrame, inputs: FrameInputs) -> Streams:
 
 
 @pytest.fixture(scope="module")
-def given():
-    """Five users with 3, 9, 0, 6 and 12 ratings; nobody rates health, the fourth no posture."""
-    draw = torch.Generator().manual_seed(9)
-    user = torch.repeat_interleave(torch.arange(5), torch.tensor([3, 9, 0, 6, 12]))
-    y = 10 * torch.rand(30, 3, generator=draw)
-    y[:, 1] = torch.nan
-    y[user == 3, 2] = torch.nan
-    photo = torch.randint(24, (30,), generator=draw)
-    return padded(user, photo, y, torch.ones(30), 5)
+def base(frame):
+    return base_of(frame)
 
 
-def said_by(base, layout, rows, said: Streams) -> torch.Tensor:
-    """(U, N, D) of all photos."""
-    return scores(base, layout, rows, *(each.expand(len(rows), *each.shape) for each in said))
+@pytest.fixture(scope="module")
+def axes(base, said) -> Axes:
+    return axes_of(base, said, 2)
 
 
-def test_without_a_step_everybody_gets_the_experts_scores(frame, inputs, said, given):
-    base = base_of(frame)
-    rows = train(base, said, given, replace(SETTINGS, steps=0))
+def test_axes_are_orthonormal_and_where_the_input_varies_most(axes, said):
+    for name, axis in axes.items():
+        torch.testing.assert_close(axis @ axis.transpose(1, 2), torch.eye(2).expand(len(axis), 2, 2), rtol=0, atol=1e-5)
+        assert len(axis) == (3 if name in ("second", "last") else 1)
+    seen = said.vector.flatten(0, 1)
+    along = ((seen - seen.mean(0)) @ axes["narrow"][0].T).var(0)
+    whole = torch.linalg.svdvals(seen - seen.mean(0)).square() / (len(seen) - 1)
+    torch.testing.assert_close(along, whole[:2], rtol=1e-4, atol=0)
+
+
+def test_the_layers_of_an_expert_give_the_experts_scores(frame, base, inputs, said):
     own, _ = score_views(frame, inputs, torch.arange(24), survey_code({"likes": "sport"}))
     assert float(own.std(0).min()) > 0.05  # the test sees something
-    torch.testing.assert_close(
-        said_by(base, Layout.of(base, 2), rows, said), own.expand(5, -1, -1), rtol=0, atol=2e-5
-    )
+    torch.testing.assert_close(_run(base, said)[0], own, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("chunk", [2, 256])
-def test_users_together_are_users_one_by_one(frame, said, given, chunk):
-    base = base_of(frame)
-    together = train(base, said, given, SETTINGS, chunk=chunk)
-    alone = torch.cat([train(base, said, given[torch.tensor([u])], SETTINGS) for u in range(5)])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
-    moved = (together - train(base, said, given, replace(SETTINGS, steps=0))).abs().amax(2)
-    assert (moved > 1e-3).tolist() == [
-        [True, False, True], [True, False, True], [False] * 3, [True, False, False], [True, False, True]
-    ]  # fmt: skip
+def changed(base: Base, axes: Axes, row: torch.Tensor, dimension: int) -> Base:
+    """The layers with the changes of `row` (size,) in them: right for this dimension, which alone may be looked at."""
+    layers, start = {}, 0
+    for name in LAYERS:
+        out, rank = getattr(base, name).shape[-2], axes[name].shape[1]
+        b = row[start : start + out * rank].unflatten(0, (out, rank))
+        start += out * rank
+        layers[name] = getattr(base, name) + b @ axes[name][dimension if len(axes[name]) > 1 else 0]
+    return replace(base, **layers, last_bias=base.last_bias + row[start:])
 
 
-def test_a_users_ratings_move_nobody_elses_gradient(frame, said, given):
-    base, layout = base_of(frame), Layout.of(base_of(frame), 2)
-    rows = (layout.start(5) + 0.01).requires_grad_(True)
-    vector, rest = (each[given.photo] for each in said)
-    error = scores(base, layout, rows, vector, rest)[1, :, 0] - given.y[1, :, 0].nan_to_num()
-    error.square().sum().backward()
-    touched = rows.grad.abs().amax(2) > 0
-    assert touched.nonzero().tolist() == [[1, 0]]
-
-
-def test_training_comes_nearer_and_a_strong_pull_holds_it_back(frame, said, given):
-    base, layout = base_of(frame), Layout.of(base_of(frame), 2)
-
-    def error(settings: LoraSettings) -> float:
-        rows = train(base, said, given, settings)
-        found = scores(base, layout, rows, *(each[given.photo] for each in said))
-        return float((found - given.y).square().nanmean())
-
-    start, free, held = (error(replace(SETTINGS, **how)) for how in ({"steps": 0}, {"pull": 0.0}, {"pull": 1e6}))
-    assert free < 0.7 * start
-    assert abs(held - start) < 0.02 * start
-
-
-def test_the_distance_of_two_entries_is_that_of_their_whole_matrices(frame):
-    layout = Layout.of(base_of(frame), 3)
+def test_tangents_are_the_slopes_of_the_changed_network(base, axes, said):
+    exact = replace(base, **{name: value.double() for name, value in vars(base).items() if name != "epsilon"})
+    axes, said = {name: axis.double() for name, axis in axes.items()}, Streams(*(each.double() for each in said))
+    found = tangents(exact, axes, said, chunk=7)
+    assert found.shape == (24, 3, size_of(base, axes))
     draw = torch.Generator().manual_seed(0)
-    rows, other = (0.1 * torch.randn(2, 3, layout.size, generator=draw) for _ in range(2))
-    wanted = torch.zeros(2, 3)
-    (own, level), (anchor, other_level) = layout.split(rows), layout.split(other)
-    for name, (a, b) in own.items():
-        c, d = anchor[name]
-        wanted += (b @ a - 0.5 * (d @ c)).square().sum((-1, -2))
-    wanted += (level - 0.5 * other_level).square().sum(-1)
-    torch.testing.assert_close(layout.distance(rows, other, 0.5), wanted)
-
-
-def test_an_entry_goes_on_from_the_one_before_and_is_held_near_it(frame, said, given):
-    base = base_of(frame)
-    layout, first = Layout.of(base, 2), train(base, said, given, SETTINGS)
-    fewer = given[torch.arange(5)]
-    fewer.y[:, 2:] = torch.nan  # two ratings each tonight
-    night = train(base, said, fewer, replace(SETTINGS, pull=1e6, steps=60), first)
-    anew = train(base, said, fewer, replace(SETTINGS, pull=1e6, steps=60))
-    kept, forgotten = (layout.distance(rows, first, 0.0)[0, 0] for rows in (night, anew))
-    before = layout.distance(first, first, 0.0)[0, 0]
-    assert float(kept) == pytest.approx(0.25 * float(before), rel=0.2)  # half of the change
-    assert float(forgotten) < 0.01 * float(before)
-    assert torch.equal(night[2], first[2])  # nobody heard of this user
+    for dimension in range(3):
+        row = torch.randn(found.shape[2], generator=draw).double()
+        up, down = (_run(changed(exact, axes, by * row, dimension), said)[0][:, dimension] for by in (1e-6, -1e-6))
+        slope = (up - down) / 2e-6
+        assert float(slope.abs().min()) > 1e-3
+        torch.testing.assert_close(found[:, dimension] @ row, slope, rtol=1e-3, atol=1e-4)

@@ -1,33 +1,23 @@
-"""Cross-fitted evidence never rests on what a model has seen; entries come back from disk as they were."""
+"""Users learned together are users one by one; evidence rests on nothing an entry has seen; entries come back from disk."""
 
 import pytest
 import torch
 
-from model.lora import Base, LoraSettings, Streams, padded
 from model.lora_bank import KEPT, LoraBank, OpenLora
-from model.lora_users import FOLDS, LEFT_OUT, Experts, cross_fitted, evidence, folds
+from model.lora_fit import Given, padded
+from model.lora_users import Experts, evidence
 
-SETTINGS = LoraSettings(rank=2, pull=0.5, steps=40, lr=0.03)
+PULL = 10.0
 
 
 @pytest.fixture(scope="module")
 def experts() -> Experts:
-    """Two experts with layers of random numbers, 16 wide, and 60 photos."""
+    """Two experts; a photo's tangents are 12 random numbers and a level, of 60 photos."""
     draw = torch.Generator().manual_seed(2)
-
-    def some(*shape: int, by: float = 0.3) -> torch.Tensor:
-        return by * torch.randn(shape, generator=draw)
-
-    bases = [
-        Base(
-            some(4, 12), some(12, 4), torch.ones(12), torch.zeros(12), some(3, 8, 16), some(3, 8),
-            some(3, 6, 8), some(3, 6), some(3, 1, 6), some(3, 1), 1e-5,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    vector = some(60, 1, 12, by=1.0).expand(-1, 2, -1).contiguous()
-    said = Streams(vector, some(60, 1, 4, by=1.0).expand(-1, 2, -1).contiguous())
-    return Experts(bases, [said, said])
+    slopes = torch.randn(60, 3, 13, generator=draw)
+    slopes[..., 12] = 1
+    back = torch.arange(60).flip(0)
+    return Experts([{}, {}], [slopes, slopes.flip(0)], [torch.arange(60), back])
 
 
 def ratings(experts: Experts, taste: torch.Tensor, each: int = 30):
@@ -35,10 +25,64 @@ def ratings(experts: Experts, taste: torch.Tensor, each: int = 30):
     draw = torch.Generator().manual_seed(7)
     photo = torch.cat([torch.randperm(60, generator=draw)[:each] for _ in taste])
     user = torch.arange(len(taste)).repeat_interleave(each)
-    liked = (experts.said[0].vector[photo, 0] * taste[user]).sum(1)
+    liked = (experts.slopes[0][photo, 0, :12] * taste[user]).sum(1)
     y = (5 + liked)[:, None].expand(-1, 3).clone()
     y[:, 1] = torch.nan
     return padded(user, photo, y, torch.ones(len(y)), len(taste))
+
+
+@pytest.fixture
+def few() -> Given:
+    """Five users with 3, 9, 0, 6 and 12 ratings; nobody rates health, the fourth no posture."""
+    draw = torch.Generator().manual_seed(9)
+    user = torch.repeat_interleave(torch.arange(5), torch.tensor([3, 9, 0, 6, 12]))
+    y = torch.randn(30, 3, generator=draw)
+    y[:, 1] = torch.nan
+    y[user == 3, 2] = torch.nan
+    return padded(user, torch.randint(60, (30,), generator=draw), y, torch.ones(30), 5)
+
+
+def test_users_together_are_users_one_by_one(experts, few):
+    expert = torch.tensor([0, 1, 0, 1, 1])
+    together = experts.fit(expert, few, PULL)
+    for user in range(5):
+        alone = experts.fit(expert[[user]], few[torch.tensor([user])], PULL)
+        wide = alone.error.shape[2]
+        torch.testing.assert_close(together.rows[user], alone.rows[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(together.hat[user, :, :wide, :wide], alone.hat[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(together.error[user, :, :wide], alone.error[0], rtol=0, atol=1e-5)
+        assert not together.hat[user, :, wide:].any() and not together.error[user, :, wide:].any()
+    assert (together.rows.abs().amax(2) > 1e-3).tolist() == [
+        [True, False, True], [True, False, True], [False] * 3, [True, False, False], [True, False, True]
+    ]  # fmt: skip
+
+
+def test_rows_are_where_the_objective_has_no_slope(experts, few):
+    few.weight[:, 4:] = 0.3
+    expert, before = torch.tensor([0, 1, 0, 1, 1]), torch.randn(5, 3, 13, generator=torch.Generator().manual_seed(1))
+    rows = experts.fit(expert, few, PULL, before).rows.requires_grad_(True)
+    slopes = torch.stack([experts.slopes[e][experts.place[e][few.photo[u]]] for u, e in enumerate(expert.tolist())])
+    error = torch.where(few.y.isnan(), 0.0, torch.einsum("urdp,udp->urd", slopes, rows) - few.y.nan_to_num())
+    value = (few.weight[..., None] * error.square()).sum() + PULL * (rows - 0.5 * before).square().sum()
+    (slope,) = torch.autograd.grad(value, rows)
+    said = ~few.y.isnan().all(1)
+    assert float(slope[said].abs().max()) < 1e-3
+    assert torch.equal(rows[~said], before[~said])  # nothing was said of these
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_what_a_row_would_miss_is_what_a_row_misses_that_has_not_seen_it(experts, few, weight):
+    expert, told = torch.zeros(1, dtype=torch.long), few[torch.tensor([4])]
+    told.weight[0, 6:] = weight
+    before = torch.randn(1, 3, 13, generator=torch.Generator().manual_seed(1))
+    found = experts.fit(expert, told, PULL, before)
+    for pair in ([0, 1], [2, 5], [3, 4]):
+        hat, error = found.hat[0, 0][pair][:, pair], found.error[0, 0, pair]
+        without = told[torch.tensor([0])]
+        without.y[0, pair] = torch.nan
+        rows = experts.fit(expert, without, PULL, before).rows
+        missed = told.y[0, pair, 0] - experts.moved(expert, rows, told.photo)[0, pair, 0]
+        torch.testing.assert_close(torch.linalg.solve(torch.eye(2) - hat, error), missed, rtol=0, atol=1e-4)
 
 
 def test_real_tastes_have_gains_and_tastes_of_noise_have_none(experts):
@@ -48,13 +92,11 @@ def test_real_tastes_have_gains_and_tastes_of_noise_have_none(experts):
     noise = given[torch.arange(24)]
     noise.y = torch.where(noise.y.isnan(), noise.y, 10 * torch.rand(noise.y.shape, generator=draw))
     expert = torch.arange(24) % 2
-    fold = folds(given, ~given.y.isnan().all(2))
-    assert torch.bincount(fold[0]).tolist() == [6] * FOLDS
-    rival = experts.scores(expert, experts.layout(2).start(24), given.photo, 2)
+    rival = torch.zeros(given.y.shape)
     gains = []
     for told in (given, noise):
-        found = cross_fitted(experts, expert.expand(len(LEFT_OUT), -1), told, fold, SETTINGS)
-        (said,) = evidence(found, fold, told.y, [rival])
+        found = experts.fit(expert, told, PULL)
+        (said,) = evidence(found, told.y, ~told.y.isnan().all(2), [rival])
         assert said.ratings.tolist() == [[30.0, 0.0, 30.0]] * 24
         assert said.variance[:, 1].isinf().all()
         gains.append(said.gain[:, 0])
@@ -63,53 +105,58 @@ def test_real_tastes_have_gains_and_tastes_of_noise_have_none(experts):
     assert abs(float(none.mean())) < 3 * float(none.std()) / 24**0.5
 
 
-def test_a_pair_is_ordered_by_models_that_have_not_seen_it(experts):
-    given = ratings(experts, torch.randn(2, 12, generator=torch.Generator().manual_seed(1)), each=10)
-    fold = folds(given, ~given.y.isnan().all(2))
-    expert = torch.zeros(len(LEFT_OUT), 2, dtype=torch.long)
-    before = cross_fitted(experts, expert, given, fold, SETTINGS)
-    changed = given[torch.arange(2)]
-    changed.y[0, (fold[0] == 1), 0] = 0.0
-    after = cross_fitted(experts, expert, changed, fold, SETTINGS)
-    same = [torch.equal(one[0], two[0]) for one, two in zip(before, after)]
-    assert same == [1 in pair for pair in LEFT_OUT]
-    torch.testing.assert_close(before[:, 1], after[:, 1])
+def test_a_candidate_of_noise_correlates_with_nothing_it_has_not_seen(experts):
+    """Were a rating not left out, every candidate would correlate with it."""
+    draw = torch.Generator().manual_seed(5)
+    given = ratings(experts, torch.zeros(60, 12), each=12)
+    given.y = torch.where(given.y.isnan(), given.y, 10 * torch.rand(given.y.shape, generator=draw))
+    expert = torch.zeros(60, dtype=torch.long)
+    found = experts.fit(expert, given, PULL)
+    judged = ~given.y.isnan().all(2)
+    (honest,) = evidence(found, given.y, judged, [torch.zeros(60, 12, 3)])
+    assert abs(float(honest.gain[:, 0].mean())) < 3 * float(honest.gain[:, 0].std()) / 60**0.5
+    found.hat[:] = 0
+    (vain,) = evidence(found, given.y, judged, [torch.zeros(60, 12, 3)])
+    assert float(vain.gain[:, 0].mean()) > 0.3
 
 
 def test_what_is_known_already_is_trained_on_and_not_judged(experts):
     given = ratings(experts, torch.ones(1, 12), each=12)
     judged = torch.arange(12)[None] >= 8
-    fold = folds(given, judged)
-    assert fold.tolist() == [[-1] * 8 + [0, 1, 2, 3]]
-    rival = torch.zeros(1, 12, 3)
-    found = cross_fitted(experts, torch.zeros(len(LEFT_OUT), 1, dtype=torch.long), given, fold, SETTINGS)
-    (said,) = evidence(found, fold, given.y, [rival])
+    found = experts.fit(torch.zeros(1, dtype=torch.long), given, PULL)
+    (said,) = evidence(found, given.y, judged, [torch.zeros(1, 12, 3)])
     assert said.ratings.tolist() == [[4.0, 0.0, 4.0]]
+    fewer = given[torch.arange(1)]
+    fewer.y[0, :8] = torch.nan
+    assert not torch.allclose(experts.fit(torch.zeros(1, dtype=torch.long), fewer, PULL).rows, found.rows, atol=1e-3)
 
 
 def test_entries_come_back_as_they_were(tmp_path):
     draw = torch.Generator().manual_seed(3)
     rows = torch.randn(4, 3, 10, generator=draw)
-    bank = LoraBank.empty(["ann", "bob"], 2, ["u", "v", "w", "x"], torch.tensor([0, 1, 1, 0]), rows)
+    axes = [{"first": torch.randn(1, 2, 5, generator=draw), "last": torch.randn(3, 2, 6, generator=draw)} for _ in range(2)]
+    how = ["ann", "bob"], axes, 2, ["u", "v", "w", "x"], torch.tensor([0, 1, 1, 0]), 10
+    bank = LoraBank.empty(*how)
     photos = [f"{k:064x}" for k in range(150)]
     y = 10 * torch.rand(150, 3, generator=draw)
     bank.keep(1, photos, y, torch.arange(150.0), torch.ones(150))
     shuffled = torch.randperm(150, generator=draw)
-    again = LoraBank.empty(["ann", "bob"], 2, ["u", "v", "w", "x"], torch.tensor([0, 1, 1, 0]), rows)
+    again = LoraBank.empty(*how)
     again.keep(1, [photos[i] for i in shuffled], y[shuffled], shuffled.double(), torch.ones(150))
     assert torch.equal(again.y[1], bank.y[1]) and torch.equal(again.photo, bank.photo)
 
-    bank.promote(torch.tensor([[True, False, False]] + [[False] * 3] * 3), rows + 1)
+    bank.promote(torch.tensor([[True, False, False]] + [[False] * 3] * 3), rows)
     bank.save(tmp_path)
     part = OpenLora(tmp_path).part(["v", "stranger", "u", "v"])
     assert part.users == ["v", "u"] and part.rank == 2
-    assert torch.equal(part.rows[1, 0], rows[0, 0] + 1) and torch.equal(part.rows[1, 1], rows[0, 1])
+    assert torch.equal(part.rows[1, 0], rows[0, 0]) and not part.rows[1, 1].any()
+    assert all(torch.equal(part.axes[e][name], axes[e][name]) for e in range(2) for name in ("first", "last"))
     assert part.served.tolist() == [[False] * 3, [True, False, False]]
     ids, kept, at, _ = part.kept(0)
     assert len(ids) == KEPT and set(ids) <= set(photos)
     torch.testing.assert_close(kept[0].float(), y[photos.index(ids[0])])
     assert float(at[0]) == photos.index(ids[0])
     part.rollback(torch.tensor([1]))
-    assert torch.equal(part.rows[1], rows[0]) and not part.served.any()
+    assert not part.rows.any() and not part.served.any()
     assert OpenLora(tmp_path).whole().without_users(["v"]).users == ["u", "w", "x"]
     assert OpenLora(tmp_path).part([]).rows.shape == (0, 3, 10)

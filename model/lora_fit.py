@@ -1,0 +1,107 @@
+"""Learning low-rank changes (`model.lora`): many users in one batched job, each on their own.
+
+Minimises, for each user and dimension,
+
+    ½ Σ weight·(tangent · row - y)² + ½ pull·|row - anchor|²
+
+where y is what the expert's score should be moved by. As A is orthonormal, |row|² is the squared change of all layers. The
+anchor is no change at all (L2-SP: Li et al. 2018), or half of the entry before (`ANCHORED`). It is a ridge regression,
+solved with as many unknowns as a user has ratings. A dimension without ratings keeps its row.
+
+Notation of shapes: U users, R ratings each (padded), D dimensions.
+
+    uv run pytest tests/model/test_lora_users.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ANCHORED = 0.5
+"""Share of the entry before that a night's training is pulled to; the rest is the prior. With 1, nights would walk away
+from the prior for good, each allowed as much as the first; with 0, what ratings no longer kept said would be lost."""
+
+
+@dataclass
+class Given:
+    """Users' ratings, padded: photo (U, R) rows of some table, y (U, R, D) with NaN = not rated, weight (U, R)."""
+
+    photo: Tensor
+    y: Tensor
+    weight: Tensor
+
+    def __getitem__(self, users: Tensor) -> Given:
+        """Of these users, no wider than they need."""
+        y = self.y[users]
+        known = (~y.isnan().all(2)).nonzero()
+        width = int(known[:, 1].max()) + 1 if len(known) else 1
+        return Given(self.photo[users, :width], y[:, :width], self.weight[users, :width])
+
+
+def padded(user: Tensor, photo: Tensor, y: Tensor, weight: Tensor, users: int) -> Given:
+    """Ratings as columns, user (N,), photo (N,), y (N, D), weight (N,), in the order they came, as a table of users."""
+    order = torch.argsort(user, stable=True)
+    counts = torch.bincount(user, minlength=users)
+    place = torch.arange(len(user)) - (counts.cumsum(0) - counts)[user[order]]
+    at, width = (user[order], place), max(1, int(counts.max()) if users else 1)
+    table = Given(
+        torch.zeros(users, width, dtype=torch.long),
+        torch.full((users, width, y.shape[1]), torch.nan),
+        torch.zeros(users, width),
+    )
+    table.photo[at], table.y[at], table.weight[at] = photo[order], y[order].float(), weight[order].float()
+    return table
+
+
+@dataclass
+class Fitted:
+    """rows (U, D, size), and what they would be without some ratings: had a row not seen the ratings S, it would miss them
+    by (I - hat_SS)⁻¹ error_S. hat (U, D, R, R), error (U, D, R) = y - what the row says; both hold for ratings of weight 1,
+    and are 0 where there is none."""
+
+    rows: Tensor
+    hat: Tensor
+    error: Tensor
+
+    @classmethod
+    def empty(cls, rows: Tensor, ratings: int) -> Fitted:
+        """Nothing rated; rows (U, D, size)."""
+        shape = (*rows.shape[:2], ratings)
+        return cls(rows, torch.zeros(*shape, ratings), torch.zeros(shape))
+
+    def put(self, users: Tensor, part: Fitted) -> None:
+        """The results of these users, who may have been padded less."""
+        width = part.error.shape[2]
+        self.rows[users], self.hat[users, :, :width, :width], self.error[users, :, :width] = part.rows, part.hat, part.error
+
+
+@torch.no_grad()
+def fit(slopes: Tensor, given: Given, pull: float, before: Tensor, *, chunk: int = 16) -> Fitted:
+    """U users of one expert.
+
+    slopes (N, D, size): `model.lora.tangents` of the photos that `given` points to. before (U, D, size): the entries to be
+    held near, zeros where there is none. chunk: users at once; memory grows with it, results do not change.
+    """
+    fitted = Fitted.empty(before.clone(), given.y.shape[1])
+    # Users with about as many ratings are fitted together, so that little is padded.
+    for users in torch.argsort((~given.y.isnan().all(2)).sum(1), stable=True).split(chunk):
+        part = given[users]
+        y, start = part.y.transpose(1, 2), before[users]
+        root = (part.weight[:, None] * ~y.isnan()).sqrt()  # (U, D, R)
+        own = root[..., None] * slopes[part.photo].transpose(1, 2)  # (U, D, R, size)
+        kernel = (own @ own.transpose(-1, -2)).double()
+        ridge = max(pull, 1e-6 * float(kernel.diagonal(dim1=-2, dim2=-1).mean()), 1e-9)  # 0 has many solutions
+        eye = torch.eye(kernel.shape[-1], dtype=torch.float64)
+        whole = torch.linalg.cholesky(kernel + ridge * eye)
+        wanted = (root * y.nan_to_num()).double() - ANCHORED * (own @ start[..., None])[..., 0].double()
+        dual = torch.cholesky_solve(wanted[..., None], whole)
+        rows = ANCHORED * start + (own.transpose(-1, -2) @ dual.float())[..., 0]
+        real = root > 0
+        hat = (eye - ridge * torch.cholesky_inverse(whole)) * (real[..., None] & real[..., None, :])
+        # Nothing was said of a dimension: its row stays, whatever the pull would do to it.
+        rows = torch.where(real.any(2, keepdim=True), rows, start)
+        fitted.put(users, Fitted(rows, hat.float(), (ridge * dual[..., 0]).float()))
+    return fitted
