@@ -234,7 +234,8 @@ def night(
 
     lora: entries of those of them who have one.
     """
-    strangers = [user for user in part.users if user not in set(lora.users)]
+    known = set(lora.users)
+    strangers = [user for user in part.users if user not in known]
     if strangers:
         rows = part.index(strangers)
         size = lora.rows.shape[2]

@@ -56,7 +56,8 @@ class LoraNights:
         names = [users[i] for i in busy.tolist()]
         new = Ratings(user, ratings.photo, ratings.y, ratings.at)
         weight = torch.tensor([1.0 if name in again else forget.get(name, 1.0) for name in names], dtype=torch.float64)
-        known = [name for name in names if name in set(self.lora.users)]
+        there = set(self.lora.users)
+        known = [name for name in names if name in there]
         part, found = night(
             self.network, self.lora.take(self.lora.index(known)), bank.part(names), photos, new, weight, self.config
         )

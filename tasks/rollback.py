@@ -33,6 +33,8 @@ def rollback_user(user: str, artifacts: Path = Path("artifacts")) -> dict[str, A
         BadInput: no bank yet, an unknown user, or one without an entry before this one.
     """
     from model.bank_opened import open_bank
+    from model.lora_bank import has_lora
+    from tasks.lora_rollback import user_taken_back
     from tasks.registry import PERSONAL, champion_bundle
 
     folder = _pipeline_bank(artifacts)
@@ -40,15 +42,16 @@ def rollback_user(user: str, artifacts: Path = Path("artifacts")) -> dict[str, A
     if int(bank.index([user])[0]) < 0:
         raise BadInput(f"user {user!r} is not in the bank {folder / 'bank'}; nothing was changed")
     part = bank.part([user])
-    if int(part.version[0]) == 0 or torch.equal(part.weights, part.previous):
+    lora = user_taken_back(folder / "bank", user) if has_lora(folder / "bank") else None
+    if lora is None and (int(part.version[0]) == 0 or torch.equal(part.weights, part.previous)):
         raise BadInput(f"user {user!r} has no entry before the one that is served; nothing was changed")
     part.rollback(torch.tensor([0]))
     bundle = champion_bundle(PERSONAL)
     with TemporaryDirectory(dir=artifacts) as temporary:
         fresh = Path(temporary) / "bank"
-        bank.updated([part], about={"stage": "rollback"}).save(fresh)
+        _save(bank.updated([part], about={"stage": "rollback"}), lora, fresh)
         version = _registered(bundle, fresh, Path(temporary) / "bundle", {"user": user})
-        open_bank(fresh).save(folder / "bank")
+        _save(open_bank(fresh), lora, folder / "bank")
     return _serving(folder, version)
 
 
@@ -64,6 +67,7 @@ def rollback_to(version: str, artifacts: Path = Path("artifacts")) -> dict[str, 
 
     from model.bank import shared_parts
     from model.bank_opened import open_bank
+    from tasks.lora_rollback import as_then
     from tasks.registry import PERSONAL, use_tracking
 
     folder = _pipeline_bank(artifacts)
@@ -80,7 +84,8 @@ def rollback_to(version: str, artifacts: Path = Path("artifacts")) -> dict[str, 
             "could not go on from it; check out the commit and data it was made with (its tags name them), then "
             "`physique run`"
         )
-    bank.updated(_as_then(bank, then), about={"stage": "rollback"}).save(folder / "bank")
+    lora = as_then(folder / "bank", found / "bank")
+    _save(bank.updated(_as_then(bank, then), about={"stage": "rollback"}), lora, folder / "bank")
     return _serving(folder, {"name": PERSONAL, "version": str(version), "uri": f"models:/{PERSONAL}/{version}"})
 
 
@@ -97,6 +102,13 @@ def _as_then(bank: Any, then: Any) -> Any:
         part.since_gain.zero_()
         part.since_variance.fill_(torch.inf)
         yield part
+
+
+def _save(bank: Any, lora: Any, folder: Path) -> None:
+    """A bank, and the low-rank entries beside it if there are any."""
+    bank.save(folder)
+    if lora is not None:
+        lora.save(folder)
 
 
 def _pipeline_bank(artifacts: Path) -> Path:
