@@ -43,7 +43,7 @@ from tasks.ratings import Photos, Ratings, as_ratings, as_users, read_photos  # 
 from tasks.tables import read_json, read_table  # noqa: E402
 from tasks.train_experts import Unit, joint  # noqa: E402
 
-RANKS, PULLS = (1, 2, 4, 8, 16), (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+RANKS, PULLS = (1, 4, 16), (30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 
 
 def held_for_choosing(user: str) -> bool:

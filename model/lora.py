@@ -1,14 +1,15 @@
 """Personal models of method `lora`: low-rank changes to the heads and the adapter of a user's expert, to first order.
 
 A user has, for each dimension, a change B·A of rank r to each of five layers (two of the adapter, three of the head) and
-one of the head's level. A is the same for all users of an expert: the r directions in which the layer's input varies most
-over photos (EVA: Paischer et al. 2024), orthonormal, and fixed (LoRA-FA: Zhang et al. 2023). The B of all layers lie in one
-row of numbers, (D, size) per user.
+a level of its own, in points. A is the same for all users of an expert: the r directions in which the layer's input varies
+most over photos (EVA: Paischer et al. 2024), orthonormal, and fixed (LoRA-FA: Zhang et al. 2023). The B of all layers lie
+in one row of numbers, (D, size) per user.
 
 What a row does to a photo's score is taken to first order (as in Achille et al. 2021, LQF): score + tangent · row. Tangents
-are of the photo and the expert, not of the user (`tangents`), so many users are learned and scored by one batched kernel,
-in closed form, and what a candidate would say of ratings it has not seen is exact too (`model.lora_users`). Whole changes,
-judged by where they ended, looked good on ratings of pure noise.
+are less their mean over photos: how high a user rates is for the level to say, and must not bend what changes say of order.
+They are of the photo and the expert, not of the user (`tangents`), so many users are learned and scored by one batched
+kernel, in closed form, and what a candidate would say of ratings it has not seen is exact too (`model.lora_users`). Whole
+changes, judged by where they ended, looked good on ratings of pure noise.
 
 Notation of shapes: N photos, D dimensions, I width of image vectors, W of the fused feature, M = 2 N views.
 
@@ -30,7 +31,8 @@ from model.views import FrameInputs
 
 LAYERS = ("narrow", "wide", "first", "second", "last")
 Axes = dict[str, Tensor]
-"""Layer → its A (1 or D, r, in): the directions of its input that changes of rank r act on. 1 where dimensions share it."""
+"""Layer → its A (1 or D, r, in): the directions of its input that changes of rank r act on; 1 where dimensions share it.
+`mean` → (D, size - 1): the mean slope over photos."""
 
 
 class Streams(NamedTuple):
@@ -120,15 +122,18 @@ def _run(base: Base, said: Streams) -> tuple[Tensor, dict[str, _Seen]]:
 
 @torch.no_grad()
 def axes_of(base: Base, said: Streams, rank: int) -> Axes:
-    """The leading principal axes of every layer's input over N photos; a layer cannot have more than inputs."""
-    axes, (_, seen) = {}, _run(base, said)
+    """The leading principal axes of every layer's input over N photos, no more than it has inputs; and the mean slope."""
+    axes: Axes = {}
+    _, seen = _run(base, said)
     for name in LAYERS:
         given = seen[name].into.double()
         given = given if name in ("second", "last") else given[:1]  # before that, dimensions are one
         given = given - given.mean(1, keepdim=True)
         found = torch.linalg.eigh(given.transpose(1, 2) @ given)[1].flip(-1)[..., :rank].transpose(1, 2)
         sign = found.gather(2, found.abs().argmax(2, keepdim=True)).sign()
-        axes[name] = (found * sign).float().cpu().contiguous()
+        axes[name] = (found * sign).to(said.vector.dtype).cpu().contiguous()
+    parts = zip(*(each.split(64) for each in said))
+    axes["mean"] = sum(_slopes(base, axes, Streams(*part)).sum(0) for part in parts).cpu() / len(said.vector)
     return axes
 
 
@@ -139,10 +144,13 @@ def size_of(base: Base, axes: Axes) -> int:
 
 def tangents(base: Base, axes: Axes, said: Streams, chunk: int = 64) -> Tensor:
     """(N, D, size), on the CPU: how an expert's score of each photo moves with the numbers of a row."""
-    return torch.cat([_tangents(base, axes, Streams(*part)).cpu() for part in zip(*(each.split(chunk) for each in said))])
+    parts = zip(*(each.split(chunk) for each in said))
+    found = torch.cat([_slopes(base, axes, Streams(*part)).cpu() for part in parts]) - axes["mean"]
+    return torch.cat([found, torch.ones_like(found[..., :1])], -1)
 
 
-def _tangents(base: Base, axes: Axes, said: Streams) -> Tensor:
+def _slopes(base: Base, axes: Axes, said: Streams) -> Tensor:
+    """(N, D, size - 1): how scores move with B, level left out."""
     with torch.enable_grad():
         said = Streams(said.vector.detach().requires_grad_(True), said.rest.detach())
         found, seen = _run(base, said)
@@ -152,4 +160,4 @@ def _tangents(base: Base, axes: Axes, said: Streams) -> Tensor:
         # A photo's two views add up.
         along = (seen[name].into.detach() @ axes[name].to(found.device).transpose(1, 2)).unflatten(1, (-1, 2))
         parts.append(torch.einsum("dnvo,dnvr->ndor", slopes[name].unflatten(1, (-1, 2)), along).flatten(2))
-    return torch.cat([*parts, slopes["last"].unflatten(1, (-1, 2)).sum(2).transpose(0, 1)], 2)
+    return torch.cat(parts, 2)

@@ -4,9 +4,10 @@ Minimises, for each user and dimension,
 
     ½ Σ weight·(tangent · row - y)² + ½ pull·|row - anchor|²
 
-where y is what the expert's score should be moved by. As A is orthonormal, |row|² is the squared change of all layers. The
-anchor is no change at all (L2-SP: Li et al. 2018), or half of the entry before (`ANCHORED`). It is a ridge regression,
-solved with as many unknowns as a user has ratings. A dimension without ratings keeps its row.
+where y is what the expert's score should be moved by. As A is orthonormal, |row|² is the squared change of all layers; the
+level, last in a row, has a pull of its own, `LEVEL`. The anchor is no change at all (L2-SP: Li et al. 2018), or half of the
+entry before (`ANCHORED`). It is a ridge regression, solved with as many unknowns as a user has ratings. A dimension without
+ratings keeps its row.
 
 Notation of shapes: U users, R ratings each (padded), D dimensions.
 
@@ -23,6 +24,10 @@ from torch import Tensor
 ANCHORED = 0.5
 """Share of the entry before that a night's training is pulled to; the rest is the prior. With 1, nights would walk away
 from the prior for good, each allowed as much as the first; with 0, what ratings no longer kept said would be lost."""
+
+
+LEVEL = 1.0
+"""Pull of the level: it stands against as many ratings that miss it by a point each."""
 
 
 @dataclass
@@ -86,22 +91,23 @@ def fit(slopes: Tensor, given: Given, pull: float, before: Tensor, *, chunk: int
     held near, zeros where there is none. chunk: users at once; memory grows with it, results do not change.
     """
     fitted = Fitted.empty(before.clone(), given.y.shape[1])
+    loose = torch.full(before.shape[2:], 1 / max(pull, 1e-6))  # 0 has many solutions
+    loose[-1] = 1 / LEVEL
     # Users with about as many ratings are fitted together, so that little is padded.
     for users in torch.argsort((~given.y.isnan().all(2)).sum(1), stable=True).split(chunk):
         part = given[users]
         y, start = part.y.transpose(1, 2), before[users]
         root = (part.weight[:, None] * ~y.isnan()).sqrt()  # (U, D, R)
         own = root[..., None] * slopes[part.photo].transpose(1, 2)  # (U, D, R, size)
-        kernel = (own @ own.transpose(-1, -2)).double()
-        ridge = max(pull, 1e-6 * float(kernel.diagonal(dim1=-2, dim2=-1).mean()), 1e-9)  # 0 has many solutions
+        kernel = ((own * loose) @ own.transpose(-1, -2)).double()
         eye = torch.eye(kernel.shape[-1], dtype=torch.float64)
-        whole = torch.linalg.cholesky(kernel + ridge * eye)
+        whole = torch.linalg.cholesky(kernel + eye)
         wanted = (root * y.nan_to_num()).double() - ANCHORED * (own @ start[..., None])[..., 0].double()
         dual = torch.cholesky_solve(wanted[..., None], whole)
-        rows = ANCHORED * start + (own.transpose(-1, -2) @ dual.float())[..., 0]
+        rows = ANCHORED * start + loose * (own.transpose(-1, -2) @ dual.float())[..., 0]
         real = root > 0
-        hat = (eye - ridge * torch.cholesky_inverse(whole)) * (real[..., None] & real[..., None, :])
+        hat = (eye - torch.cholesky_inverse(whole)) * (real[..., None] & real[..., None, :])
         # Nothing was said of a dimension: its row stays, whatever the pull would do to it.
         rows = torch.where(real.any(2, keepdim=True), rows, start)
-        fitted.put(users, Fitted(rows, hat.float(), (ridge * dual[..., 0]).float()))
+        fitted.put(users, Fitted(rows, hat.float(), dual[..., 0].float()))
     return fitted

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.lora_bank import KEPT, LoraBank, OpenLora
-from model.lora_fit import Given, padded
+from model.lora_fit import LEVEL, Given, padded
 from model.lora_users import Experts, evidence
 
 PULL = 10.0
@@ -62,8 +62,9 @@ def test_rows_are_where_the_objective_has_no_slope(experts, few):
     expert, before = torch.tensor([0, 1, 0, 1, 1]), torch.randn(5, 3, 13, generator=torch.Generator().manual_seed(1))
     rows = experts.fit(expert, few, PULL, before).rows.requires_grad_(True)
     slopes = torch.stack([experts.slopes[e][experts.place[e][few.photo[u]]] for u, e in enumerate(expert.tolist())])
+    pull = torch.tensor([*[PULL] * 12, LEVEL])
     error = torch.where(few.y.isnan(), 0.0, torch.einsum("urdp,udp->urd", slopes, rows) - few.y.nan_to_num())
-    value = (few.weight[..., None] * error.square()).sum() + PULL * (rows - 0.5 * before).square().sum()
+    value = (few.weight[..., None] * error.square()).sum() + (pull * (rows - 0.5 * before).square()).sum()
     (slope,) = torch.autograd.grad(value, rows)
     said = ~few.y.isnan().all(1)
     assert float(slope[said].abs().max()) < 1e-3
