@@ -171,8 +171,9 @@ def whole_models(bench: Bench, told: Ratings, expert: Tensor, users: list[int], 
     return said
 
 
-def speed(bench: Bench, rank: int, pull: float, count: int = 50, alone: int = 40) -> dict[str, float]:
-    """Users learned per second: all of the bench in one batch, and one after the other; tangents are there already."""
+def speed(bench: Bench, rank: int, pull: float, count: int = 50, alone: int = 40) -> dict[str, Any]:
+    """Users learned per second: all of the bench in one batch, and one after the other; tangents are there already. And
+    what everybody's entries take with all of their ratings, tangents and evidence included."""
     told = bench.draw(count)
     expert = torch.zeros(len(bench.rows), dtype=torch.long)
     given = padded(told.user, told.photo, told.y, torch.ones(len(told)), len(bench.rows))
@@ -186,7 +187,11 @@ def speed(bench: Bench, rank: int, pull: float, count: int = 50, alone: int = 40
     for user in range(alone):
         experts.fit(expert[:1], given[torch.tensor([user])], pull)
     single = alone / (time.perf_counter() - started)
-    return {"users": len(expert), "ratings": count, "together": together, "alone": single, "ratio": together / single}
+    started = time.perf_counter()
+    lora.first_entries(bench.network, bench.bank, bench.photos, bench.given, {"rank": rank, "pull": pull})
+    whole = {"users": len(expert), "ratings": len(bench.given), "seconds": time.perf_counter() - started}
+    ratio = together / single
+    return {"users": len(expert), "ratings": count, "together": together, "alone": single, "ratio": ratio, "stage": whole}
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Method `full`: a whole network for one user, from their expert on, as a Ray Train job of its own.
 
 It is `tasks.train_experts` with the user as the rater: from the weights of the user's expert, held to them (L2-SP, Li et
-al. 2018) by `finetune.pull`, BatchNorm left as it is, stopped where the user's own ratings of the split `val` get no
+al. 2018) by `PULL`, BatchNorm left as it is, stopped where the user's own ratings of the split `val` get no
 better; the expert itself is the first candidate. With several workers (`pretrain.workers`) every batch is shared out (DDP).
 
     uv run physique personal-full USER
@@ -32,6 +32,8 @@ from tasks.train_experts import expert_loop
 
 FULL = "physique-personal-full-"
 """Names of the registered models begin with this; the user's id follows."""
+PULL = 10.0
+"""How strongly the network is held to the expert's, points² per squared change of its weights."""
 
 
 def ratings_of(user: str, cohort: Path, photos: Photos) -> Ratings:
@@ -74,7 +76,7 @@ def unit_settings(
         "squash": described["compat"]["squash"],
         "from": str(models[expert].with_suffix("").resolve()),
         "expert": expert,
-        "pull": params.finetune.pull,
+        "pull": PULL,
         "weight_decay": 0.0,  # towards the expert, not towards nothing
         "loss": "sum",
         "begin": "joint",
