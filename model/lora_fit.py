@@ -84,30 +84,43 @@ class Fitted:
 
 
 @torch.no_grad()
-def fit(slopes: Tensor, given: Given, pull: float, before: Tensor, *, chunk: int = 16) -> Fitted:
+def fit(
+    slopes: Tensor, given: Given, pull: float, before: Tensor, *, chunk: int = 32, shared: bool | None = None
+) -> Fitted:
     """U users of one expert.
 
     slopes (N, D, size): `model.lora.tangents` of the photos that `given` points to. before (U, D, size): the entries to be
-    held near, zeros where there is none. chunk: users at once; memory grows with it, results do not change.
+    held near, zeros where there is none. chunk: users at once; memory grows with it, results do not change. shared: compare
+    all photos with each other once and not each user's own with theirs; None = where that is less work.
     """
     fitted = Fitted.empty(before.clone(), given.y.shape[1])
     loose = torch.full(before.shape[2:], 1 / max(pull, 1e-6))  # 0 has many solutions
     loose[-1] = 1 / LEVEL
+    shared = len(slopes) ** 2 <= given.photo.numel() * given.photo.shape[1] if shared is None else shared
+    by_dimension = slopes.transpose(0, 1).contiguous()  # (D, N, size)
+    gram = (by_dimension * loose) @ by_dimension.transpose(1, 2) if shared else None
     # Users with about as many ratings are fitted together, so that little is padded.
-    for users in torch.argsort((~given.y.isnan().all(2)).sum(1), stable=True).split(chunk):
+    for users in torch.argsort((~given.y.isnan().all(2)).sum(1), stable=True).split(chunk if shared else 1):
         part = given[users]
-        y, start = part.y.transpose(1, 2), before[users]
+        y, start, at = part.y.transpose(1, 2), before[users].transpose(0, 1), part.photo
         root = (part.weight[:, None] * ~y.isnan()).sqrt()  # (U, D, R)
-        own = root[..., None] * slopes[part.photo].transpose(1, 2)  # (U, D, R, size)
-        kernel = ((own * loose) @ own.transpose(-1, -2)).double()
+        if gram is None:  # one user, whose photos are all there are
+            table, at = by_dimension[:, at[0]], torch.arange(at.shape[1])[None]
+            alike = ((table * loose) @ table.transpose(1, 2))[:, None]
+        else:
+            table, alike = by_dimension, gram[:, at[:, :, None], at[:, None, :]]
+        place = at[:, None].expand_as(root)
+        kernel = (root[..., :, None] * root[..., None, :] * alike.transpose(0, 1)).double()
         eye = torch.eye(kernel.shape[-1], dtype=torch.float64)
         whole = torch.linalg.cholesky(kernel + eye)
-        wanted = (root * y.nan_to_num()).double() - ANCHORED * (own @ start[..., None])[..., 0].double()
-        dual = torch.cholesky_solve(wanted[..., None], whole)
-        rows = ANCHORED * start + loose * (own.transpose(-1, -2) @ dual.float())[..., 0]
+        moved = (start @ table.transpose(1, 2)).transpose(0, 1).gather(2, place)  # by the entries before
+        wanted = root * (y.nan_to_num() - ANCHORED * moved)
+        dual = torch.cholesky_solve(wanted.double()[..., None], whole)[..., 0].float()
+        share = torch.zeros(*root.shape[:2], table.shape[1]).scatter_add_(2, place, root * dual)
+        rows = (ANCHORED * start + loose * (share.transpose(0, 1) @ table)).transpose(0, 1)
         real = root > 0
         hat = (eye - torch.cholesky_inverse(whole)) * (real[..., None] & real[..., None, :])
         # Nothing was said of a dimension: its row stays, whatever the pull would do to it.
-        rows = torch.where(real.any(2, keepdim=True), rows, start)
-        fitted.put(users, Fitted(rows, hat.float(), dual[..., 0].float()))
+        rows = torch.where(real.any(2, keepdim=True), rows, start.transpose(0, 1))
+        fitted.put(users, Fitted(rows, hat.float(), dual))
     return fitted

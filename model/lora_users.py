@@ -29,7 +29,7 @@ class Experts:
         """How many numbers a row has per dimension."""
         return self.slopes[0].shape[2]
 
-    def fit(self, expert: Tensor, given: Given, pull: float, before: Tensor | None = None) -> Fitted:
+    def fit(self, expert: Tensor, given: Given, pull: float, before: Tensor | None = None, **how) -> Fitted:
         """Of users whose experts are `expert` (U,); the rest as of `model.lora_fit.fit`."""
         before = torch.zeros(len(expert), given.y.shape[2], self.size) if before is None else before
         fitted = Fitted.empty(before.clone(), given.y.shape[1])
@@ -37,7 +37,7 @@ class Experts:
             users = torch.nonzero(expert == e).flatten()
             own = given[users]
             own.photo = self.place[e][own.photo]
-            fitted.put(users, fit(self.slopes[e], own, pull, before[users]))
+            fitted.put(users, fit(self.slopes[e], own, pull, before[users], **how))
         return fitted
 
     def moved(self, expert: Tensor, rows: Tensor, photo: Tensor, chunk: int = 16) -> Tensor:

@@ -42,9 +42,13 @@ def few() -> Given:
     return padded(user, torch.randint(60, (30,), generator=draw), y, torch.ones(30), 5)
 
 
-def test_users_together_are_users_one_by_one(experts, few):
-    expert = torch.tensor([0, 1, 0, 1, 1])
-    together = experts.fit(expert, few, PULL)
+@pytest.mark.parametrize("shared", [True, False])
+def test_users_together_are_users_one_by_one(experts, few, shared):
+    expert, before = torch.tensor([0, 1, 0, 1, 1]), torch.randn(5, 3, 13, generator=torch.Generator().manual_seed(1))
+    ways = [experts.fit(expert, few, PULL, before, shared=way) for way in (True, False)]
+    torch.testing.assert_close(ways[0].rows, ways[1].rows, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ways[0].error, ways[1].error, rtol=0, atol=1e-5)
+    together = experts.fit(expert, few, PULL, shared=shared)
     for user in range(5):
         alone = experts.fit(expert[[user]], few[torch.tensor([user])], PULL)
         wide = alone.error.shape[2]
