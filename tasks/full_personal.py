@@ -21,8 +21,6 @@ import torch
 from model.bank import load_bank
 from model.metrics import srcc
 from model.scores import DIMENSIONS
-from tasks.bodies import body_file
-from tasks.mesh_table import mesh_recipe
 from tasks.params import Params
 from tasks.ratings import Photos, Ratings, as_feedback, as_ratings, as_users, read_photos
 from tasks.splits import FIT, TEST, split_of
@@ -159,17 +157,14 @@ def register_full(
 ) -> dict[str, Any]:  # fmt: skip
     """Register the model as `physique-personal-full-<user>`; name, version, uri."""
     from model.predictor import write_bundle
-    from tasks.registry import register, stage_run
+    from tasks.registry import photo_reader, register, stage_run
 
     name = FULL + re.sub(r"[^A-Za-z0-9_.-]", "-", user)
     about = {"user": user, "expert": config["expert"]}
     with stage_run("personal-full", about | {"pull": config["pull"]}), TemporaryDirectory() as folder:
         bundle = write_bundle(
             Path(folder) / "bundle",
-            recipe=mesh_recipe(body, meshnet, params.mesh),
-            body_is_ours=body_file(body)[1],
-            encoder=params.embed.encoder,
-            encoder_weights=params.embed.weights,
+            reader=photo_reader(kept / "models", body, meshnet, params),
             models=kept / "models",
             files={user: "000"},
             dimensions=config["dimensions"],
