@@ -6,7 +6,7 @@ over users, moved by their survey if they answered it. Photos of the split `test
 photos in which nobody was found neither, unless that is most of them.
 
     uv run physique ask user-0001 --count 10
-    uv run pytest tests/tasks/test_ask.py
+    uv run pytest tests/tasks/test_asking.py
 """
 
 from __future__ import annotations

@@ -134,7 +134,8 @@ def test_a_night_killed_at_every_step_ends_in_the_same_bank_registered_once(chec
     again = learn_nights(before, load_bank(built / "finetune/bank"), seen, config, dict(zip(users, surveys)))
     assert again is not None and again.bank.users == after.users and again.bank.round == after.round
     for name, value in again.bank.arrays().items():
-        assert torch.equal(value, after.arrays()[name]), name
+        # another process, another number of threads: sums may differ in their last bits
+        torch.testing.assert_close(value, after.arrays()[name], rtol=1e-9, atol=1e-12, equal_nan=True, msg=name)
     assert len(night_paths(tmp_path / "nights")) == len(facts["lineage"]["nights"]) == len(nights)
 
 
