@@ -9,8 +9,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from functools import partial
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +167,7 @@ def test_a_run_that_is_killed_is_gone_on_with(tmp_path, how):
     ids = cohort(tmp_path, 120, shard=60)
     with endpoint(lambda *_: Reply(delay=0.5)) as server:
         words = [sys.executable, "-m", "tasks.drafts", server.url, str(tmp_path / "photos"), str(tmp_path / "cache")]
-        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # in the background Ctrl-C is ignored, and inherited so
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background ignores Ctrl-C
         run = subprocess.Popen(
             words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard
         )
