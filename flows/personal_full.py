@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from tasks.full_personal import against_expert, full_settings, register_full, train_full
+from tasks.full_personal import against_expert, full_page, full_settings, register_full, train_full
 from tasks.params import load_params
 from tasks.stage import publish
 
@@ -33,9 +33,6 @@ def personal_full(
     found = against_expert(kept, config, photos, ratings)
     version = register_full(user, kept, config, found, Path(body), Path(meshnet), params)
     shutil.rmtree(kept)
-    lines = [f"# {user}", "", f"`{version['name']}` version {version['version']}, from expert {config['expert']}", ""]
-    lines += ["SRCC with the user's ratings of test photos:", "", "| dimension | expert | own model |", "|---|---:|---:|"]
-    lines += [f"| {name} | {row['expert']:.3f} | {row['own']:.3f} |" for name, row in found.items()]
-    page = "\n".join(lines)
+    page = full_page(user, version, config, found)
     publish("personal-full", page)
     return page

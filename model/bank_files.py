@@ -32,6 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.files import file_hash, link
+
 FORMAT = 4
 INDEX = np.dtype([("key", "S24"), ("segment", "<u4"), ("row", "<u4"), ("place", "<u4")])
 BLOCK = 1024
@@ -221,17 +223,17 @@ def write_folder(
     try:
         fresh.chmod(0o755)
         if isinstance(shared, Path):
-            _link(shared, fresh / "shared.safetensors")
+            link(shared, fresh / "shared.safetensors")
         else:
             save_file({name: value.contiguous().clone() for name, value in shared.items()}, fresh / "shared.safetensors")
         np.save(fresh / "index.npy", np.ascontiguousarray(index))
-        paths = [s.write(fresh) if s.path is None else _link(s.path, fresh / s.path.name) for s in segments]
+        paths = [s.write(fresh) if s.path is None else link(s.path, fresh / s.path.name) for s in segments]
         about = head | {
             "format": FORMAT,
             "users": len(index),
             "row": layout.to_json(),
             "segments": [[path.name, len(s.rows), len(s.text)] for path, s in zip(paths, segments)],
-            "sha256": {name: _sha256(fresh / name) for name in ("index.npy", "shared.safetensors")},
+            "sha256": {name: file_hash(fresh / name) for name in ("index.npy", "shared.safetensors")},
         }
         (fresh / "bank.json").write_text(json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False))
         for name in ("bank.json", *about["sha256"]):
@@ -247,19 +249,6 @@ def write_folder(
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-
-
-def _link(source: Path, target: Path) -> Path:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
-    return target
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], Layout, np.ndarray, list[Segment], dict[str, Tensor]]:
@@ -284,7 +273,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], Layout, np.ndarray, list[
     for name, digest in about["sha256"].items():
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} is missing")
-        if _sha256(folder / name) != digest:
+        if file_hash(folder / name) != digest:
             raise ValueError(f"{folder / name} is damaged: not the file that {file.name} names (its sha256 differs)")
     layout = Layout.from_json(about["row"])
     width, segments = layout.dtype.itemsize, []

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch import Tensor
 from model.bank import Bank, Prediction, empty_bank, packed, shared_parts, unpacked
 from model.bank_files import BLOCK, INDEX, Draft, Layout, Segment, crowded, key_of, positions, read_folder, write_folder
 from model.basis import Basis
+from model.files import file_hash
 from model.personal import Prior
 from model.selection import Selection
 
@@ -180,6 +181,5 @@ def content_hash(folder: Path) -> str:
     """sha256 of a bank's content: `bank.json` names all other files by theirs, but for low-rank entries beside them."""
     digest = sha256((Path(folder) / "bank.json").read_bytes())
     for path in sorted(Path(folder).glob("lora.*")):
-        with path.open("rb") as file:
-            digest.update(file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(file_hash(path)))
     return digest.hexdigest()

@@ -17,12 +17,6 @@ from model.physique_frame import FrameConfig, PhysiqueFrame
 from model.vector_frame import SIZE, Frame, VectorFrame
 
 
-def file_hash(path: Path) -> str:
-    """sha256 hex of a file's bytes."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 class Unfilled(TorchFunctionMode):
     """Modules built inside get no random numbers: for those whose every weight is then loaded (seconds at full size).
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from model.checkpoint import file_hash
 from model.detect import Box
+from model.files import file_hash
 from model.images import apply_affine, invert_affine
 from model.onnx_layouts import UNDERSTOOD, Layout, recognise
 from model.state_files import BadCheckpoint, first_line

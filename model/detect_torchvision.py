@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from model.checkpoint import Unfilled, file_hash
+from model.checkpoint import Unfilled
 from model.detect import Box
+from model.files import file_hash
 from model.state_files import BadCheckpoint, read_state
 
 if TYPE_CHECKING:

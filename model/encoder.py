@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from model.checkpoint import file_hash
+from model.files import file_hash
 from model.images import letterbox
 
 MESHNET, CLIP, RANDOM = "meshnet", "clip", "random"

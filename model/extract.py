@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from model.body import load_body
-from model.checkpoint import file_hash
 from model.detect import make_detector
+from model.files import file_hash
 from model.mesh_net import load_mesh_net
 from model.mesh_row import MeshRow
 from model.mesh_smpler import SmplerNetwork

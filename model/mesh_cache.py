@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from model.body import VERTICES, Body
-from model.checkpoint import file_hash
+from model.files import file_hash
 from model.images import apply_affine, invert_affine, person_rectangle
 from model.mesh_row import MeshRow
 from model.pose_graph import PIXELS

@@ -27,9 +27,10 @@ import numpy as np
 import torch
 
 from model.bank_opened import open_bank
-from model.checkpoint import file_hash, load_frame
+from model.checkpoint import load_frame
 from model.encoder import RANDOM, load_encoder
 from model.extract import Extractor, Recipe
+from model.files import file_hash
 from model.images import UnreadableImage, apply_affine, decode
 from model.lora_bank import OpenLora, has_lora
 from model.mesh_row import MeshRow

@@ -15,7 +15,7 @@ ABOUT = "body.json"
 
 def write_standin(out: Path) -> None:
     """Build the stand-in body model into `out`."""
-    from model.checkpoint import file_hash
+    from model.files import file_hash
     from model.standin import build_standin
 
     out.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def use_licensed(path: Path, out: Path) -> None:
         FileNotFoundError: it does not lie there.
     """
     from model.body import load_body
-    from model.checkpoint import file_hash
+    from model.files import file_hash
 
     if not path.is_file():
         raise FileNotFoundError(f"body.model: {path} is missing; null takes the stand-in body model")
@@ -44,7 +44,7 @@ def body_file(folder: Path) -> tuple[Path, bool]:
     Raises:
         FileNotFoundError, ValueError: the licensed file is gone, or is another one than it was.
     """
-    from model.checkpoint import file_hash
+    from model.files import file_hash
 
     about = read_json(folder / ABOUT)
     if about["ours"]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoint import file_hash
 from model.compat import Compat
+from model.files import file_hash
 from model.metrics import known_mean
 from model.physique_frame import FrameConfig
 from model.scores import DIMENSIONS

@@ -9,7 +9,6 @@ better; the expert itself is the first candidate. With several workers (`pretrai
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -157,9 +156,9 @@ def register_full(
 ) -> dict[str, Any]:  # fmt: skip
     """Register the model as `physique-personal-full-<user>`; name, version, uri."""
     from model.predictor import write_bundle
-    from tasks.registry import photo_reader, register, stage_run
+    from tasks.registry import photo_reader, register, registered_name, stage_run
 
-    name = FULL + re.sub(r"[^A-Za-z0-9_.-]", "-", user)
+    name = registered_name(FULL, user)
     about = {"user": user, "expert": config["expert"]}
     with stage_run("personal-full", about | {"pull": config["pull"]}), TemporaryDirectory() as folder:
         bundle = write_bundle(
@@ -171,3 +170,11 @@ def register_full(
         )
         said = {f"test_srcc_{d}_{who}": value for d, row in found.items() for who, value in row.items() if value == value}
         return register(name, bundle, "personal-full", metrics=said, about=about, champion=True)
+
+
+def full_page(user: str, version: dict[str, Any], config: dict[str, Any], found: dict[str, dict[str, float]]) -> str:
+    """A page for Prefect and the terminal: the model, and how it and the expert agree with the user."""
+    lines = [f"# {user}", "", f"`{version['name']}` version {version['version']}, from expert {config['expert']}", ""]
+    lines += ["SRCC with the user's ratings of test photos:", "", "| dimension | expert | own model |", "|---|---:|---:|"]
+    lines += [f"| {name} | {row['expert']:.3f} | {row['own']:.3f} |" for name, row in found.items()]
+    return "\n".join(lines)

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from model.bank_opened import content_hash
+from model.files import file_hash
 from tasks.nights import night_paths
-from tasks.tables import file_sha256, read_json
+from tasks.tables import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 LEARNS = (
@@ -50,7 +51,7 @@ def plan(there: Path, first: Path, nights: Path, settings: dict[str, Any]) -> Pl
     lineage = {
         "first": content_hash(first / "bank"),
         "rule": _rule(settings),
-        "nights": [[path.stem, file_sha256(path)] for path in paths],
+        "nights": [[path.stem, file_hash(path)] for path in paths],
     }
     done = lineage_of(there)
     count = len(done["nights"]) if done else 0
@@ -66,5 +67,5 @@ def lineage_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _rule(settings: dict[str, Any]) -> str:
-    code = {name: file_sha256(ROOT / name) for name in LEARNS}
+    code = {name: file_hash(ROOT / name) for name in LEARNS}
     return hashlib.sha256(json.dumps([settings, code], sort_keys=True).encode()).hexdigest()

@@ -8,13 +8,13 @@ Notable: contents are read again only where size or time of change are new; no P
 Command: `python -m tasks.listing` (data/listing.txt, of the folder that params.yaml names)
 """
 
-import hashlib
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from model.files import file_hash
 from tasks.intake.quarantine import BadInput
 from tasks.printable import printable
 from tasks.tables import read_json, write_json, write_text
@@ -87,8 +87,7 @@ def _entries(root: Path) -> Iterator[tuple[str, os.stat_result | str]]:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_hash(path)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 

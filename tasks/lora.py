@@ -34,6 +34,7 @@ from model.preference import survey_code
 from model.scores import DIMENSIONS, SCALE
 from model.views import FrameInputs
 from tasks.frame_data import read_inputs
+from tasks.personal import gate_settings
 from tasks.ratings import Photos, Ratings
 from tasks.splits import FIT, split_of
 from tasks.tables import read_json
@@ -213,12 +214,7 @@ def joined(loras: list[LoraBank], founds: list[Learned], order: Tensor) -> tuple
 def decide(lora: LoraBank, found: Learned, config: dict[str, Any], news: Tensor | None = None) -> Tensor:
     """Put candidates into the entries where the gate lets them; promoted (U, D)."""
     promoted, lora.reason = gate.decide(
-        found.current,
-        found.prior,
-        found.nothing,
-        confidence=config.get("confidence", 0.8),
-        min_ratings=config.get("min_ratings", 5),
-        news=news,
+        found.current, found.prior, found.nothing, news=news, **gate_settings(config)
     )
     lora.gain, lora.variance, lora.ratings = found.prior.gain, found.prior.variance, found.prior.ratings
     lora.since_gain = torch.stack([found.current.gain, found.nothing.gain], -1)

@@ -90,9 +90,7 @@ def night_rows(
 
 def agreement(bank: Bank | OpenBank, phi: torch.Tensor, users: list[str], ratings: Ratings) -> dict[str, np.ndarray]:
     """srcc, plcc and mae (D, U) of what the bank serves on these ratings; users it does not know get the prior."""
-    known = bank.index(users) >= 0
-    weights = bank.prior.mean.repeat(len(users), 1, 1)
-    weights[known] = bank.part([user for user, there in zip(users, known.tolist()) if there]).weights
+    weights = served_weights(bank, users)
     scores = (phi[ratings.photo] * weights[ratings.user]).sum(-1).clamp(0, 10)
     scores = torch.where(bank.prior.users == 0, torch.nan, scores)
     said, told = (by_user(values.numpy(), ratings.user.numpy(), len(users)) for values in (scores, ratings.y))
@@ -102,6 +100,14 @@ def agreement(bank: Bank | OpenBank, phi: torch.Tensor, users: list[str], rating
         "plcc": np.stack([metrics.plcc(said[d], told[d]) for d in dimensions]),
         "mae": np.stack([metrics.known_mean(np.abs(said[d] - told[d]), 1) for d in dimensions]),
     }
+
+
+def served_weights(bank: Bank | OpenBank, users: list[str]) -> torch.Tensor:
+    """What users are served (U, D, P); those whom the bank does not know, the prior."""
+    known = bank.index(users) >= 0
+    weights = bank.prior.mean.repeat(len(users), 1, 1)
+    weights[known] = bank.part([user for user, there in zip(users, known.tolist()) if there]).weights
+    return weights
 
 
 def by_user(values: np.ndarray, user: np.ndarray, users: int) -> np.ndarray:

@@ -24,11 +24,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from model.files import file_hash
 from tasks.intake.feedback import sift
 from tasks.intake.quarantine import Quarantine
 from tasks.reviewed import STORE
 from tasks.schemas import FEEDBACK, check
-from tasks.tables import file_sha256, only, read_json, read_shards, read_table, replaced_folder, write_json, write_table
+from tasks.tables import only, read_json, read_shards, read_table, replaced_folder, write_json, write_table
 
 COHORT = "cohort.json"
 OTHER_CONTENT = "event is there already with other content"
@@ -105,7 +106,7 @@ def _identity(cohort: Path, own: pa.Table) -> dict[str, Any]:
     """What nights belong to. A simulated cohort whose settings changed is another one."""
     about = read_json(cohort / "cohort.json")
     found = {key: about[key] for key in ("name", "source", "scale", "simulated")}
-    return found | ({"feedback": file_sha256(cohort / "feedback.parquet")} if about["simulated"] else {})
+    return found | ({"feedback": file_hash(cohort / "feedback.parquet")} if about["simulated"] else {})
 
 
 def _news(table: pa.Table, past: pa.Table, file: str, aside: Quarantine) -> tuple[pa.Table, int]:

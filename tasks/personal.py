@@ -144,7 +144,7 @@ def finetune(
     bank = joined([piece[1] for piece in parts]).take(order.tolist())
     found = personal.stacked([piece[2] for piece in parts], order)
     against, nothing = (gate.stacked([piece[3][k] for piece in parts], order) for k in range(2))
-    promoted, bank.reason = gate.decide(against, against, nothing, **_gate_settings(config))
+    promoted, bank.reason = gate.decide(against, against, nothing, **gate_settings(config))
     bank.gain, bank.gain_variance = against.gain, against.variance
     bank.since_gain = torch.stack([against.gain, nothing.gain], -1)
     bank.since_variance = torch.stack([against.variance, nothing.variance], -1)
@@ -254,7 +254,7 @@ def night(
         table[:, block] = torch.stack([*columns, new.n, kept[:, None].expand_as(new.n)])
     table = team.total(table)
     current, prior, nothing, count = Evidence(*table[:3]), Evidence(*table[3:6]), Evidence(*table[6:9]), table[9]
-    promoted, reason = gate.decide(current, prior, nothing, news=count > 0, **_gate_settings(config))
+    promoted, reason = gate.decide(current, prior, nothing, news=count > 0, **gate_settings(config))
 
     def decided() -> Iterator[Bank]:
         for block, kept in zip(blocks, weight):
@@ -275,7 +275,8 @@ def night(
     return after, Night(users, known, count, table[10, :, 0], promoted, reason, current, prior)
 
 
-def _gate_settings(config: dict[str, Any]) -> dict[str, Any]:
+def gate_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What a config says to `gate.decide`."""
     return {name: config[name] for name in ("confidence", "min_ratings") if name in config}
 
 

@@ -25,7 +25,7 @@ from model.bank_opened import OpenBank
 from model.scores import DIMENSIONS
 from tasks.feedback import undeleted
 from tasks.intake.quarantine import LONGEST_VALUE
-from tasks.night_metrics import by_user
+from tasks.night_metrics import by_user, served_weights
 from tasks.nights import night_paths
 from tasks.ratings import Photos, Ratings, as_feedback, as_ratings
 from tasks.schemas import FEEDBACK
@@ -66,9 +66,7 @@ def night_by_night(
     old, _ = as_ratings(labels, users, photos)
     old = old[~photos.fitting()[old.photo]]
     phi = first.basis.phi(photos.predictions, photos.fused)
-    known = first.index(users) >= 0
-    weights = first.prior.mean.repeat(len(users), 1, 1)
-    weights[known] = first.part([user for user, there in zip(users, known.tolist()) if there]).weights
+    weights = served_weights(first, users)
     place = {user: row for row, user in enumerate(users)}
     moments = {BEFORE: weights}
     for path in sorted(served.glob("*.safetensors")):

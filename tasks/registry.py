@@ -46,8 +46,13 @@ def photo_reader(models: Path, body: Path, meshnet: Path, params: Params) -> Pho
 
 
 def expert_model(rater_id: str) -> str:
-    """Registered name of an expert's model; characters that MLflow refuses become `-`."""
-    return "physique-expert-" + re.sub(r"[^A-Za-z0-9_.-]", "-", rater_id)
+    """Registered name of an expert's model."""
+    return registered_name("physique-expert-", rater_id)
+
+
+def registered_name(prefix: str, rater_id: str) -> str:
+    """Name of somebody's own model; characters that MLflow refuses become `-`."""
+    return prefix + re.sub(r"[^A-Za-z0-9_.-]", "-", rater_id)
 
 
 def use_tracking() -> None:

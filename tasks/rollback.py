@@ -13,7 +13,6 @@ The alias moves last; whoever is killed before that serves as before, and a seco
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -122,13 +121,8 @@ def _pipeline_bank(artifacts: Path) -> Path:
 def _registered(bundle: Path, bank: Path, temporary: Path, about: dict[str, str]) -> dict[str, Any]:
     """Register the champion's bundle with another bank in it; not yet the champion."""
     from model.bank_opened import content_hash
+    from model.files import link
     from tasks.registry import PERSONAL, register, stage_run
-
-    def link(source: str, target: str) -> None:
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
 
     shutil.copytree(bundle, temporary, copy_function=link, ignore=lambda at, _: ["bank"] if Path(at) == bundle else [])
     shutil.copytree(bank, temporary / "bank", copy_function=link)

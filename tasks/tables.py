@@ -6,7 +6,6 @@ then `os.replace`), and the same table gives the same bytes. Folders of a stage 
 Command: `python -c "from tasks.tables import read_shards; print(read_shards('data/mesh', ['status']))"`
 """
 
-import hashlib
 import json
 import math
 import os
@@ -87,12 +86,6 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})") from None
-
-
-def file_sha256(path: str | Path) -> str:
-    """sha256 of a file's bytes, hex."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(value: Any) -> Any:

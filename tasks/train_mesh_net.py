@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from model.body import Body, load_body
-from model.checkpoint import file_hash, seeded
+from model.checkpoint import seeded
+from model.files import file_hash
 from model.mesh_augment import augment
 from model.mesh_net import CROP, MeshNet, load_mesh_net, save_mesh_net
 from model.rotations import axis_angle_to_matrix, matrix_to_axis_angle

@@ -24,7 +24,7 @@ def import_file(path: Path, folder: Path, compat: str) -> dict[str, Any]:
     Raises:
         model.state_files.BadCheckpoint: nothing was written.
     """
-    from model.checkpoint import file_hash
+    from model.files import file_hash
     from model.imports import recognise
     from model.official import layout
 

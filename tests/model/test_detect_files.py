@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import file_hash
 from model.detect import Box, make_detector, overlap
 from model.detect_torchvision import TorchvisionDetector
+from model.files import file_hash
 from model.state_files import BadCheckpoint
 
 KINDS = ("yolov5", "yolov8", "end2end", "queries", "logits", "labels")

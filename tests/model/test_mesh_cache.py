@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from model.body import Body, points15
-from model.checkpoint import file_hash
+from model.files import file_hash
 from model.images import apply_affine, invert_affine, person_rectangle
 from model.mesh_cache import MeshCache, square_matrix
 from model.mesh_row import MeshRow, project
