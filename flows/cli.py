@@ -11,6 +11,7 @@ import typer
 from flows.cli_labels import labels
 from flows.cli_personal import rollback
 from flows.cli_review import review
+from flows.cli_up import down, up
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,7 +31,7 @@ Start here:
 
 - open `report/index.html`: what was found
 
-- `mlflow ui`: models, versions, aliases
+- `physique up`: Prefect, MLflow, Ray and the review page, all in the browser
 
 - `physique run`: the same pipeline as a Prefect flow""",
 )
@@ -195,6 +196,8 @@ def export_weights(
         typer.echo(f"{out}: {export_file(name, out)} keys")
 
 
+app.command()(up)
+app.command()(down)
 app.command()(rollback)
 app.add_typer(labels, name="labels")
 app.add_typer(review, name="review")

@@ -1,4 +1,4 @@
-"""Prefect and Ray for a flow: the ones the environment names, else one pair shared by the whole run.
+"""Prefect and Ray for a flow: the ones the environment names, else those of `physique up`, else a pair shared by the run.
 
 `dvc repro` runs each stage in a process of its own, and starting Prefect and Ray anew in each would cost
 minutes. So the first stage starts a *keeper*, a process that holds both and watches the `dvc repro` (or
@@ -129,14 +129,21 @@ def start_ray() -> str:
                 raise
 
 
-def ray_environment() -> None:
-    """Settings Ray reads from the environment only."""
+def ray_environment(address: str | None = None) -> None:
+    """Settings Ray reads from the environment only, most of them when it is imported.
+
+    address: of the Ray that will be used, None = the one that RAY_ADDRESS names, if any.
+    """
+    address = address or os.environ.get("RAY_ADDRESS", "")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private head on the loopback
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # fails when run from another folder
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not os.environ.get("RAY_ADDRESS"):
+    if address.startswith("127.0.0.1:"):
+        # Else Ray takes the loopback for this machine's address in the network, and does not find who listens on it alone.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if not address or address.startswith("127.0.0.1:"):
         # A Ray of our own is one machine that nobody takes away and no Prometheus scrapes: two processes less a job.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
@@ -173,27 +180,33 @@ def shared(owner: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def engines() -> Iterator[None]:
-    """Prefect's API and Ray's address for what runs inside.
+    """Prefect's API, Ray's address and MLflow's for what runs inside.
 
-    With PREFECT_API_URL and RAY_ADDRESS set, those are used and nothing is started.
+    With PREFECT_API_URL and RAY_ADDRESS set, those are used and nothing is started. What `physique up` has started in this
+    folder comes next.
     """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    ray_environment()
-    url, address = PREFECT_API_URL.value(), os.environ.get("RAY_ADDRESS")
+    from tasks.stack.running import running
+
+    url, address, mlflow = PREFECT_API_URL.value(), os.environ.get("RAY_ADDRESS"), os.environ.get("MLFLOW_TRACKING_URI")
+    if up := running():
+        url, address, mlflow = url or up.prefect, address or up.ray, mlflow or up.mlflow
+    ray_environment(address)
     if not url or not address:
         found = shared(root_process())
         url, address = url or found["prefect"], address or found["ray"]
-    before = os.environ.get("RAY_ADDRESS")
-    if address:
-        os.environ["RAY_ADDRESS"] = address
+    given = {"RAY_ADDRESS": address, "MLFLOW_TRACKING_URI": mlflow}
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update({name: value for name, value in given.items() if value})
     try:
         with temporary_settings({PREFECT_API_URL: url}):
             yield
     finally:
         disconnect()
-        if before is None:
-            os.environ.pop("RAY_ADDRESS", None)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
 
 
 def connect() -> None:

@@ -1,0 +1,107 @@
+"""The deployments of prefect.yaml on the Prefect that PREFECT_API_URL names, and flow runs that a stop has cut off.
+
+`physique up` runs it (`python -m tasks.stack.deployments`). Where prefect.yaml and the flows are what was deployed last,
+nothing is deployed: a schedule that an operator has paused in the UI stays paused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tasks.stack.parts import POOL
+from tasks.stack.running import FOLDER
+
+DEPLOYED = FOLDER / "deployed.json"
+STOPPED = "`physique` was stopped while this ran. What was finished is kept: run it again and it goes on from there"
+UNFINISHED = ["RUNNING", "PENDING", "CANCELLING"]
+
+
+def deploy(api: str) -> str:
+    """Create the work pool and all deployments, if they are not there as they should be; a line that says so.
+
+    Raises:
+        RuntimeError: Prefect refused; its last words.
+    """
+    made = {"api": api, "of": fingerprint()}
+    if DEPLOYED.is_file() and json.loads(DEPLOYED.read_text()) == made and deployed(api):
+        return "deployments are as they were"
+    if call(api, "GET", f"/work_pools/{POOL}") is None:
+        from prefect.workers.process import ProcessWorker
+
+        pool = {"name": POOL, "type": "process", "base_job_template": ProcessWorker.get_default_base_job_template()}
+        call(api, "POST", "/work_pools/", pool)  # the worker may have made it in between, which is as well
+    words = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = " ".join((done.stderr.strip() or done.stdout.strip()).split())
+        raise RuntimeError(f"prefect deploy failed: {said[-400:]}")
+    DEPLOYED.write_text(json.dumps(made))
+    return "deployed"
+
+
+def fingerprint() -> str:
+    """A hash of prefect.yaml, of the flows (their parameters are the forms) and of where this is."""
+    found = hashlib.sha256(str(Path.cwd()).encode())
+    for path in [Path("prefect.yaml"), *sorted(Path("flows").glob("*.py"))]:
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def deployed(api: str) -> list[dict[str, Any]]:
+    """Deployments of our pool that the server knows."""
+    return call(api, "POST", "/deployments/filter", {"work_pools": {"name": {"any_": [POOL]}}}) or []
+
+
+def page_of(api: str, name: str) -> str:
+    """The page where a deployment of this name is run from; '' if there is none."""
+    found = call(api, "GET", f"/deployments/name/{name}/{name}")
+    return f"{api.removesuffix('/api')}/deployments/deployment/{found['id']}" if found else ""
+
+
+def cut_off(api: str, ids: Iterable[str] | None = None, before: float | None = None) -> int:
+    """Tell Prefect of flow runs that ended without a word, else they run for ever there; how many.
+
+    ids: None = all that are unfinished. before: only those that began before this time, seconds since 1970.
+    """
+    asked: dict[str, Any] = {"flow_runs": {"state": {"type": {"any_": UNFINISHED}}}}
+    if ids is not None:
+        asked["flow_runs"]["id"] = {"any_": list(ids)}
+    if before is not None:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(before))
+        asked["flow_runs"]["expected_start_time"] = {"before_": stamp}
+    state = {"type": "CRASHED", "name": "Stopped", "message": STOPPED}
+    found = call(api, "POST", "/flow_runs/filter", asked) or []
+    for run in found:
+        call(api, "POST", f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+    return len(found)
+
+
+def call(api: str, method: str, path: str, body: Any = None) -> Any:
+    """Prefect's REST API; None where it has no such thing or does not answer."""
+    key, pair = os.environ.get("PREFECT_API_KEY"), os.environ.get("PREFECT_API_AUTH_STRING")
+    about: dict[str, Any] = {"headers": {"Authorization": f"Bearer {key}"}} if key else {}
+    if pair:
+        about["auth"] = tuple(pair.split(":", 1))
+    try:
+        with httpx.Client(trust_env=not api.startswith("http://127."), timeout=20, **about) as client:
+            answer = client.request(method, f"{api}{path}", **({} if body is None else {"json": body}))
+        return answer.json() if answer.is_success and answer.content else None
+    except (httpx.HTTPError, ValueError):
+        return None
+
+
+if __name__ == "__main__":
+    try:
+        print(deploy(os.environ["PREFECT_API_URL"]))
+    except RuntimeError as error:
+        sys.exit(str(error))
