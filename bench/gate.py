@@ -1,14 +1,19 @@
-"""The gate's rule by simulation: how often it promotes noise, and how often a real gain.
+"""The gate's rule by simulation: how often it promotes noise, how often what is not new, and how often a real gain.
 
     uv run python bench/gate.py                    # docs/gate.md holds the figures; two minutes on one core
-    uv run python bench/gate.py --users 4000 --confidence 0.8
+    uv run python bench/gate.py --users 4000 --confidence 0.6 0.8
 
-Everything here is simulated. A user's score of a photo is linear in 16 features, with weights drawn from a prior that
-the gate's candidates know, plus noise; the generic model's SRCC with a user's scores on unseen photos is near .6. Users
-have `stored` ratings behind their current entry (0: the prior is served) and give n new ones in a night. Half of them
-give **noise**: scores that have nothing to do with the photo. The others give real ones, of a taste that has moved since
-(`drift`: the share by which it went to another user's), so that the night as a whole gains. A user's true gain is the
-SRCC of candidate minus current entry with their scores of 400 photos that nobody rated. Intervals: 95 %, Wilson.
+Everything here is simulated (real raters: bench/gate_people.py). A user's score of a photo is linear in 16 features, with
+weights drawn from a prior that the gate's candidates know, plus noise; the generic model's SRCC with a user's scores on
+unseen photos is near .55. Users have `stored` ratings behind their current entry (0: the prior is served) and give n new
+ones in a night. Three kinds of users:
+
+    real      of a taste that may have moved since (`drift`: the share by which it went to another user's)
+    noise     scores that have nothing to do with the photo, as widely spread as real ones
+    nothing   honest scores of exactly the taste that is served: whatever the candidate makes of them is chance
+
+A true gain is the SRCC of the candidate minus that of the current entry with the user's scores of 400 photos that nobody
+rated. Intervals: 95 %, Wilson.
 """
 
 from __future__ import annotations
@@ -30,31 +35,32 @@ from model.metrics import srcc  # noqa: E402
 SIZE, NOISE, PROBE = 16, 1.2, 400
 SPREAD = np.r_[0.7, 0.32 * np.linspace(1, 0.25, SIZE - 1)]
 MEAN = np.r_[5.0, 1.0, np.zeros(SIZE - 2)]
+KINDS = ("real", "noise", "nothing")
 
 
 @dataclass
 class Simulated:
-    """Evidence of a night of U users (one dimension), their true gain (U,) and who gave noise (U,)."""
+    """Evidence of a night of U users of a kind (one dimension), ratings (U, 1) behind it, true gain (U,)."""
 
-    current: gate.Evidence
-    prior: gate.Evidence
-    nothing: gate.Evidence
+    evidence: torch.Tensor
+    ratings: torch.Tensor
     gain: np.ndarray
-    noise: np.ndarray
-    before: np.ndarray
+
+    def promoted(self, confidence: float) -> np.ndarray:
+        return gate.decide(self.evidence, self.ratings, confidence=confidence)[0][:, 0].numpy()
 
 
 def rated(
-    rng: np.random.Generator, weights: np.ndarray, each: int, blind: np.ndarray
+    rng: np.random.Generator, weights: np.ndarray, each: int, blind: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """phi, y and user of `each` ratings of every user, `blind` ones noise."""
+    """phi, y and user of `each` ratings of every user; blind: noise."""
     phi = rng.normal(size=(len(weights) * each, 1, SIZE))
     phi[..., 0] = 1
     user = np.repeat(np.arange(len(weights)), each)
     y = (phi[:, 0] * weights[user]).sum(1) + rng.normal(0, NOISE, len(user))
-    # As widely spread as real scores, about the same level, whatever the photo.
-    wide = np.sqrt(NOISE**2 + (weights[:, 1:] ** 2).sum(1))
-    y = np.where(blind[user], weights[user, 0] + wide[user] * rng.normal(size=len(user)), y)
+    if blind:  # as widely spread as real scores, about the same level, whatever the photo
+        wide = np.sqrt(NOISE**2 + (weights[:, 1:] ** 2).sum(1))
+        y = weights[user, 0] + wide[user] * rng.normal(size=len(user))
     return torch.from_numpy(phi), torch.from_numpy(y)[:, None], torch.from_numpy(user)
 
 
@@ -72,56 +78,56 @@ def agreement(rng: np.random.Generator, taste: np.ndarray, served: list[torch.Te
     return [srcc(weights[:, 0].numpy() @ probe.T, truth.T) for weights in served]
 
 
-def simulate(users: int, stored: int, new: int, drift: float, noise_share: float, seed: int) -> Simulated:
+def simulate(users: int, stored: int, new: int, drift: float, kind: str, seed: int) -> Simulated:
     """One night; every user gives `new` ratings."""
     rng = np.random.default_rng(seed)
     taste, other = (MEAN + rng.normal(size=(users, SIZE)) * SPREAD for _ in range(2))
     later = taste + drift * (other - taste)
-    noise = np.arange(users) < noise_share * users
-
     prior = known_prior()
     start = prior.mean.expand(users, -1, -1)
     old, current, earlier = personal.no_stats(users, 1, SIZE), start, gate.no_evidence(users, 1)
     if stored:
-        phi, y, user = rated(rng, taste, stored, np.zeros(users, bool))
-        old = personal.sufficient(phi, y, user, users)
-        found = personal.posterior(prior, start, old)
-        (earlier,), current = gate.weigh(phi, y, user, *found, [start]), found.mean
+        phi, y, user = rated(rng, taste, stored, blind=False)
+        before, old = old, personal.sufficient(phi, y, user, users)
+        earlier = gate.weigh(prior, start, start, before, old) * ~gate.SINCE_PROMOTION
+        current = personal.posterior(prior, start, old).mean
+    if kind == "nothing":
+        later = current[:, 0].numpy().copy()
     kept = 1.0 if drift == 0 else 0.25
-    phi, y, user = rated(rng, later, new, noise)
-    stats = old.decayed(torch.full_like(old.n, kept)) + personal.sufficient(phi, y, user, users)
-    candidate = personal.posterior(prior, start, stats)
-    now, against, nothing = gate.weigh(phi, y, user, *candidate, [current, start, torch.zeros_like(start)])
-    earlier.variance = earlier.variance / kept
-    after, before = agreement(rng, later, [candidate.mean, current])
-    return Simulated(now, against.combined(earlier), nothing, after - before, noise, before)
+    old = old.decayed(torch.full_like(old.n, kept))
+    phi, y, user = rated(rng, later, new, blind=kind == "noise")
+    fresh = personal.sufficient(phi, y, user, users)
+    found = gate.weigh(prior, start, current, old, fresh) + kept * earlier
+    candidate = personal.posterior(prior, start, old + fresh)
+    after, served = agreement(rng, later, [candidate.mean, current])
+    return Simulated(found, fresh.n + stored, after - served)
 
 
 def small_nights(users: int, nights: int, each: int, confidence: float, seed: int) -> str:
-    """A table row: half noise, half real, from no rating on, `each` ratings a night; evidence adds up as in `night`."""
-    rng = np.random.default_rng(seed)
-    taste, noise = MEAN + rng.normal(size=(users, SIZE)) * SPREAD, np.arange(users) < users / 2
-    prior, stats = known_prior(), personal.no_stats(users, 1, SIZE)
-    start = prior.mean.expand(users, -1, -1)
-    served, ever, shares = start.clone(), np.zeros(users, bool), []
-    known = [gate.no_evidence(users, 1) for _ in range(3)]
-    for _ in range(nights):
-        phi, y, user = rated(rng, taste, each, noise)
-        stats = stats + personal.sufficient(phi, y, user, users)
-        candidate = personal.posterior(prior, start, stats)
-        tonight = gate.weigh(phi, y, user, *candidate, [served, start, torch.zeros_like(start)])
-        known = [one.combined(two) for one, two in zip(tonight, known)]
-        ok = gate.decide(*known, confidence=confidence)[0]
-        served = torch.where(ok[..., None], candidate.mean, served)
-        for since in (known[0], known[2]):
-            since.gain, since.variance = torch.where(ok, 0.0, since.gain), torch.where(ok, torch.inf, since.variance)
-        ever |= ok[:, 0].numpy()
-        shares.append(ok[:, 0].numpy()[noise].mean())
-    found, best, first = agreement(rng, taste, [served, candidate.mean, start])
-    gains = [values[who].mean() for who in (~noise, noise) for values in (best - first, found - first)]
-    cells = " | ".join(f"{gain:+.3f}" for gain in gains)
-    noisy = f"{100 * np.mean(shares):.0f} (at most {100 * max(shares):.0f})"
-    return f"| {nights} × {each} | {noisy} | {wilson(ever[noise])} | {wilson(ever[~noise])} | {cells} |"
+    """A table row: from no rating on, `each` ratings a night; evidence adds up as in `tasks.personal.night`."""
+    cells, worst = [], []
+    for kind in KINDS:
+        rng = np.random.default_rng(seed)
+        taste = MEAN + rng.normal(size=(users, SIZE)) * SPREAD
+        prior, stats = known_prior(), personal.no_stats(users, 1, SIZE)
+        start = prior.mean.expand(users, -1, -1)
+        taste = start[:, 0].numpy() if kind == "nothing" else taste
+        served, ever, known, shares = start.clone(), np.zeros(users, bool), gate.no_evidence(users, 1), []
+        for _ in range(nights):
+            phi, y, user = rated(rng, taste, each, blind=kind == "noise")
+            new = personal.sufficient(phi, y, user, users)
+            known = known + gate.weigh(prior, start, served, stats, new)
+            stats = stats + new
+            candidate = personal.posterior(prior, start, stats)
+            ok = gate.decide(known, stats.n, confidence=confidence)[0]
+            served = torch.where(ok[..., None], candidate.mean, served)
+            known = torch.where(ok[..., None] & gate.SINCE_PROMOTION, 0.0, known)
+            ever |= ok[:, 0].numpy()
+            shares.append(ok[:, 0].numpy().mean())
+        found, best, first = agreement(rng, taste, [served, candidate.mean, start])
+        worst.append(f"{100 * max(shares):.0f}")
+        cells += [wilson(ever), f"{(best - first).mean():+.3f}", f"{(found - first).mean():+.3f}"]
+    return f"| {nights} × {each} | {worst[1]} / {worst[2]} | {' | '.join(cells)} |"
 
 
 def wilson(hits: np.ndarray) -> str:
@@ -136,31 +142,30 @@ def wilson(hits: np.ndarray) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--users", type=int, default=2000, help="of each night")
-    parser.add_argument("--confidence", type=float, nargs="+", default=[0.7, 0.8, 0.9])
+    parser.add_argument("--users", type=int, default=2000, help="of each kind")
+    parser.add_argument("--confidence", type=float, nargs="+", default=[0.6])
     parser.add_argument("--counts", type=int, nargs="+", default=[5, 10, 25, 50])
     options = parser.parse_args()
     torch.set_num_threads(1)
     nights = [("first", 0, 0.0), ("later, same taste", 30, 0.0), ("later, taste moved", 30, 0.5)]
     print("Per cent promoted (95 % interval). Real +.05: users whose true gain is between +.03 and +.07.\n")
-    print("| night | new ratings | confidence | of noise | of real +.05 | of all real | mean true gain of real: "
-          "no gate | gate | of noise: no gate | gate |")  # fmt: skip
-    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    print("| night | new ratings | confidence | of noise | of nothing new | of real +.05 | of all real | "
+          + " | ".join(f"gain of {kind}: no gate | gate" for kind in KINDS) + " |")  # fmt: skip
+    print("|---|" + "--:|" * 12)
     for name, stored, drift in nights:
         for new in options.counts:
-            seen = simulate(options.users, stored, new, drift, 0.5, seed=new + stored)
-            real, near = ~seen.noise, ~seen.noise & (abs(seen.gain - 0.05) < 0.02)
+            seen = [simulate(options.users, stored, new, drift, kind, new + stored) for kind in KINDS]
+            near = abs(seen[0].gain - 0.05) < 0.02
             for confidence in options.confidence:
-                ok = gate.decide(seen.current, seen.prior, seen.nothing, confidence=confidence)[0][:, 0].numpy()
-                served = np.where(ok, seen.gain, 0.0)
-                cells = " | ".join(f"{v[who].mean():+.3f}" for who in (real, seen.noise) for v in (seen.gain, served))
-                shares = " | ".join(wilson(ok[group]) for group in (seen.noise, near, real))
-                print(f"| {name} | {new} | {confidence} | {shares} | {cells} |", flush=True)
-    print("\n| nights × ratings | of noise, a night | of noise, ever | of real, ever | gain of real: no gate | gate | "
-          "of noise: no gate | gate |\n|---|--:|--:|--:|--:|--:|--:|--:|")  # fmt: skip
-    for nights in (2, 5, 10, 20):
-        print(small_nights(options.users, nights, 5, options.confidence[-1], nights), flush=True)
-    print(f"\nSRCC before a first night: {simulate(500, 0, 5, 0.0, 0.0, 0).before.mean():.2f} on average.")
+                ok = [each.promoted(confidence) for each in seen]
+                shares = " | ".join(map(wilson, (ok[1], ok[2], ok[0][near], ok[0])))
+                gains = " | ".join(f"{s.gain.mean():+.3f} | {np.where(o, s.gain, 0).mean():+.3f}" for s, o in zip(seen, ok))
+                print(f"| {name} | {new} | {confidence} | {shares} | {gains} |", flush=True)
+    print("\n| nights × ratings | noise / nothing, worst night | "
+          + " | ".join(f"{kind}: ever promoted | gain, no gate | gate" for kind in KINDS) + " |")  # fmt: skip
+    print("|---|" + "--:|" * 10)
+    for count in (2, 5, 10, 20):
+        print(small_nights(options.users, count, 5, options.confidence[0], count), flush=True)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 EXPERTS, PHOTOS, FUSED, BLOCK = 6, 600, 32, 512
 BESIDE = Path("pretrain"), Path("body"), Path("meshnet")
-CONFIG = {"prior_share": 0.999, "fused_axes": 24, "confidence": 0.8, "min_ratings": 5}
+CONFIG = {"prior_share": 0.999, "fused_axes": 24, "confidence": 0.6, "min_ratings": 5}
 """As params.yaml has it, but that all teachers teach: φ has 32 features."""
 
 
@@ -103,7 +103,7 @@ def prepare(folder: Path, users: int, stored: int, new: int) -> None:
             part.stats = personal.sufficient(phi[own.photo], own.y, own.user, count)
             part.ratings = part.stats.n.round().to(torch.long)
             found = personal.posterior(bank.prior, part.prior_mean, part.stats)
-            part.gain_variance = torch.full_like(part.gain, 0.05**2)
+            part.evidence = torch.ones_like(part.evidence)
             part.promote(torch.ones(count, 3, dtype=torch.bool), found)
             yield part
 

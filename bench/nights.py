@@ -39,7 +39,7 @@ from tasks.schemas import FEEDBACK  # noqa: E402
 from tasks.splits import TEST, split_of  # noqa: E402
 from tasks.tables import read_table, write_table  # noqa: E402
 
-CONFIG = {"prior_share": 0.5, "confidence": 0.8, "min_ratings": 5, "forget": [1, 0.5, 0.25, 0.1]}
+CONFIG = {"prior_share": 0.5, "confidence": 0.6, "min_ratings": 5, "forget": [1, 0.5, 0.25, 0.1]}
 
 
 def bodies(photos: int, seed: int) -> pd.DataFrame:

@@ -29,7 +29,7 @@ from tasks.study import Group, Setting, study  # noqa: E402
 from tasks.study_cohort import written  # noqa: E402
 
 COUNTS = (0, 5, 10, 25, 50)
-CONFIG = {"forget": [1, 0.5, 0.25, 0.1], "confidence": 0.8, "min_ratings": 5}
+CONFIG = {"forget": [1, 0.5, 0.25, 0.1], "confidence": 0.6, "min_ratings": 5}
 
 
 def group_of(ratings: np.ndarray, raters: np.ndarray) -> Group:

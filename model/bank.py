@@ -42,10 +42,10 @@ class Bank:
     expert (U,) index into `basis.experts`, expert_probability (U, E). prior_mean (U, D, P): the user's own prior.
     weights, previous (U, D, P), cov, previous_cov (U, D, P, P) float32 and noise, previous_noise (U, D): served entry
     and the one before.
-    stats: all fitted ratings, decayed. ratings (U, D): how many, undecayed. gain, gain_variance (U, D): what the
-    gate knows of the entry against the prior. since_gain, since_variance (U, D, 2): what it knows of candidates against
-    the entry that is served, and against saying nothing, by ratings that came since that was promoted. reason (U, D):
-    index into `gate.REASONS`. version (U,): promotions so far, 0 = the prior is served. round: nights behind this bank.
+    stats: all fitted ratings, decayed. ratings (U, D): how many, undecayed. evidence (U, D, 3): what the gate knows for
+    the personal model against the entry that is served and against noise, both since that was promoted, and against the
+    prior. reason (U, D): index into `gate.REASONS`. version (U,): promotions so far, 0 = the prior is served. round:
+    nights behind this bank.
     """
 
     basis: Basis
@@ -65,10 +65,7 @@ class Bank:
     previous_noise: Tensor
     stats: Stats
     ratings: Tensor
-    gain: Tensor
-    gain_variance: Tensor
-    since_gain: Tensor
-    since_variance: Tensor
+    evidence: Tensor
     reason: Tensor
     version: Tensor
     round: int = 0
@@ -163,12 +160,11 @@ class Bank:
         self.cov = torch.where(promoted[..., None, None], found.cov.to(self.cov.dtype), self.cov)
         self.noise = torch.where(promoted, found.noise, self.noise)
         self.version = self.version + any_of.to(self.version.dtype)
-        self._served_anew(promoted)
+        self.served_anew(promoted)
 
-    def _served_anew(self, entries: Tensor) -> None:
+    def served_anew(self, entries: Tensor) -> None:
         """What the gate knew of candidates against entries (U, D) that no longer serve is void."""
-        self.since_gain = torch.where(entries[..., None], 0.0, self.since_gain)
-        self.since_variance = torch.where(entries[..., None], torch.inf, self.since_variance)
+        self.evidence = torch.where(entries[..., None] & gate.SINCE_PROMOTION, 0.0, self.evidence)
 
     def rollback(self, rows: Tensor) -> None:
         """Serve the entry before the last promotion again (rows: indices of users); statistics stay."""
@@ -177,7 +173,7 @@ class Bank:
         self.version[rows] = (self.version[rows] - 1).clamp_min(0)
         entries = torch.zeros_like(self.reason, dtype=torch.bool)
         entries[rows] = True
-        self._served_anew(entries)
+        self.served_anew(entries)
 
     def arrays(self) -> dict[str, Tensor]:
         """Everything that has one row per user."""
@@ -248,8 +244,7 @@ def empty_bank(head: dict, tensors: dict[str, Tensor]) -> Bank:
 
 _PER_USER = (
     "judged", "expert", "expert_probability", "prior_mean", "weights", "cov", "noise", "previous", "previous_cov",
-    "previous_noise", "ratings", "gain", "gain_variance", "since_gain", "since_variance",
-    "reason", "version",
+    "previous_noise", "ratings", "evidence", "reason", "version",
 )  # fmt: skip
 _BASIS = ("centre", "rotation", "rated", "fused_centre", "fused_rotation")
 _SELECTION = ("weights", "points", "noise", "prior_mean", "prior_var", "average")
@@ -294,7 +289,6 @@ def start_bank(
     expert, probability = selection.choose(surveys, stats)
     served = personal.unrated(prior, prior.of(selection.shift(surveys)))
     own, cov = served.mean, served.cov.to(torch.float32)
-    nothing = gate.no_evidence(count, dimensions)
     return Bank(
         basis=basis,
         prior=prior,
@@ -313,10 +307,7 @@ def start_bank(
         previous_noise=served.noise.clone(),
         stats=stats,
         ratings=torch.zeros(count, dimensions, dtype=torch.long),
-        gain=nothing.gain,
-        gain_variance=nothing.variance,
-        since_gain=torch.stack([nothing.gain] * 2, -1),
-        since_variance=torch.stack([nothing.variance] * 2, -1),
+        evidence=gate.no_evidence(count, dimensions),
         reason=torch.full((count, dimensions), gate.NO_NEWS),
         version=torch.zeros(count, dtype=torch.long),
     )

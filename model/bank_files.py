@@ -34,7 +34,7 @@ from torch import Tensor
 
 from model.files import file_hash, link
 
-FORMAT = 4
+FORMAT = 5
 INDEX = np.dtype([("key", "S24"), ("segment", "<u4"), ("row", "<u4"), ("place", "<u4")])
 BLOCK = 1024
 """Rows that are copied at a time."""

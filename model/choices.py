@@ -15,6 +15,7 @@ taken as a soft rating it did harm (docs/feedback.md).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -95,19 +96,26 @@ def observed(prior: Prior, prior_mean: Tensor, stats: Stats, choices: Choices, p
     place = choices.user, choices.dimension
     target, precision = torch.zeros(len(f), dtype=torch.float64), torch.zeros(len(f), dtype=torch.float64)
     weight = precision
+    # How widely a user spreads scores only ratings tell: were noise taken from the targets, which grow with it, users who
+    # contradict themselves would drive both without end.
+    noise = personal.posterior(prior, prior_mean, stats).noise[place]
     for _ in range(SWEEPS if len(f) else 0):
         now = stats + Sites(f, target, weight).stats(choices, *prior_mean.shape[:2])
         found = personal.posterior(prior, prior_mean, now)
-        mean, noise = (f * found.mean[place]).sum(1), found.noise[place]
+        mean = (f * found.mean[place]).sum(1)
         spread = torch.einsum("kp,kpq,kq->k", f, found.cov[place], f).clamp_min(1e-12)
-        left = (1 / spread - precision).clamp_min(1e-9)  # what is known without this choice
-        without = (mean / spread - precision * target) / left
+        left = 1 / spread - precision  # what is known without this choice
+        # Where nothing is left the choice stays as it is: of users who contradict themselves less can seem to be known.
+        sound = left > 0.01 / spread
+        left = torch.where(sound, left, 1 / spread)
+        without = torch.where(sound, (mean / spread - precision * target) / left, mean)
         slope, curve = _tilt(choices, without, 1 / left, noise, prior.mean[choices.dimension, 0])
         fresh = curve / (1 - curve / left).clamp_min(1e-6)
         aim = without + slope / curve.clamp_min(1e-9)
         blended = 0.3 * precision * target + 0.7 * fresh * aim  # damped, in natural parameters
-        precision = 0.3 * precision + 0.7 * fresh
-        target = torch.where(precision > 0, blended / precision.clamp_min(1e-12), 0.0)
+        moved = torch.where(sound, 0.3 * precision + 0.7 * fresh, precision)
+        target = torch.where(sound & (moved > 0), blended / moved.clamp_min(1e-12), target)
+        precision = moved
         # nothing says more than one rating would
         weight = (precision * noise).clamp(0, 1) * torch.where(choices.value == 0, 1.0, choices.value.abs())
         precision = weight / noise
@@ -129,28 +137,29 @@ def _tilt(choices: Choices, mean: Tensor, spread: Tensor, noise: Tensor, level: 
     return slope.detach(), -second
 
 
-def weigh(choices: Choices, sites: Sites, found: Posterior, rivals: list[Tensor]) -> list[gate.Evidence]:
-    """Evidence of comparisons for a candidate against each rival, as `gate.weigh` has of ratings.
+def weigh(choices: Choices, sites: Sites, found: Posterior, rivals: list[Tensor]) -> Tensor:
+    """Evidence (U, D, 3) of comparisons for a candidate, as `gate.weigh` has of ratings.
 
-    found: the candidate, fitted on all of them; each is left out in turn. rivals: weights (U, D, P) that have not seen
-    them. Gain: the candidate's share of comparisons foretold right (½ for no difference) minus the rival's.
+    found: the candidate, fitted on all of them; each is left out in turn. rivals: the entry that serves and the prior,
+    weights (U, D, P) that have not seen them; noise is a coin. A comparison of less than 1 counts less.
     """
     users, dimensions = found.mean.shape[:2]
     place = choices.user, choices.dimension
     mean, noise = (sites.f * found.mean[place]).sum(1), found.noise[place]
-    hat = sites.weight * torch.einsum("kp,kpq,kq->k", sites.f, found.cov[place], sites.f) / noise
-    alone = sites.target - (sites.target - mean) / (1 - hat).clamp_min(1e-6)
-    counts = ((choices.other >= 0) & (choices.value != 0)).to(torch.float64)
-    said = torch.sign(choices.value)
-    results = []
-    for weights in rivals:
-        rival = (sites.f * weights[place]).sum(1)
-        gain = counts * said * (torch.sign(alone) - torch.sign(rival)) / 2
-        n, total, square = torch.zeros(3, users, dimensions, dtype=torch.float64).unbind()
-        for sums, values in ((n, counts), (total, gain), (square, gain**2)):
-            sums.index_put_(place, values, accumulate=True)
-        mean_gain = total / n.clamp_min(1)
-        # with half a comparison's worth of doubt, as two that agree tell nothing of the spread
-        variance = (square / n.clamp_min(1) - mean_gain**2 + 0.25 / n.clamp_min(1)) / n.clamp_min(1)
-        results.append(gate.Evidence(mean_gain, torch.where(n > 0, variance, torch.inf), n))
-    return results
+    spread = torch.einsum("kp,kpq,kq->k", sites.f, found.cov[place], sites.f)
+    left = (1 - sites.weight * spread / noise).clamp_min(1e-6)
+    alone = sites.target - (sites.target - mean) / left
+    compared = (choices.other >= 0) & (choices.value != 0)
+    weight = torch.where(compared, choices.value.abs(), 0.0).to(torch.float64)
+
+    def said(mean: Tensor, spread: Tensor) -> Tensor:
+        """Log probability of what was preferred, of the two that it could be."""
+        z = torch.sign(choices.value) * mean / (2 * noise + spread).sqrt()
+        return torch.special.log_ndtr(z)
+
+    ours = said(alone, spread / left)
+    theirs = [said((sites.f * weights[place]).sum(1), torch.zeros_like(spread)) for weights in rivals]
+    evidence = gate.no_evidence(users, dimensions)
+    for k, rival in enumerate((*theirs, torch.full_like(ours, math.log(0.5)))):
+        evidence[..., k].index_put_(place, weight * (ours - rival), accumulate=True)
+    return evidence

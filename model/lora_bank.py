@@ -26,12 +26,12 @@ from model.physique_frame import PhysiqueFrame
 from model.scores import DIMENSIONS, SCALE
 from model.views import FrameInputs
 
-FORMAT = 2
+FORMAT = 3
 KEPT = 100
 """Ratings of a user that are kept for replay."""
 _ARRAYS = (
-    "expert", "rows", "served", "previous", "previous_served", "gain", "variance", "ratings",
-    "since_gain", "since_variance", "reason", "version", "photo", "y", "at", "weight",
+    "expert", "rows", "served", "previous", "previous_served", "evidence", "ratings",
+    "reason", "version", "photo", "y", "at", "weight",
 )  # fmt: skip
 
 
@@ -40,10 +40,9 @@ class LoraBank:
     """experts: names. axes: of each expert, what its users' changes act on. users: ids. Arrays, one row per user:
 
     expert (U,) index of the expert whose layers are changed. rows, previous (U, D, size) and served, previous_served
-    (U, D): `model.lora` rows and where they are promoted, now and before the last promotion. gain, variance, ratings,
-    reason (U, D): what the gate knows of the entry against the prior, and what it last said (`model.gate`). since_gain,
-    since_variance (U, D, 2): what it knows of candidates against what is served, and against saying nothing, by ratings
-    that came since that was promoted. version (U,): promotions so far.
+    (U, D): `model.lora` rows and where they are promoted, now and before the last promotion. evidence
+    (U, D, 3) as in `model.bank`; ratings (U, D): how many there were, reason (U, D): what the gate last said
+    (`model.gate`). version (U,): promotions so far.
     photo (U, K, 32) uint8 sha256 of rated photos, y (U, K, D) their ratings, NaN = none, at (U, K) unix
     seconds or NaN, weight (U, K) 0 to 1: the ratings that are kept.
     """
@@ -57,11 +56,8 @@ class LoraBank:
     served: Tensor
     previous: Tensor
     previous_served: Tensor
-    gain: Tensor
-    variance: Tensor
+    evidence: Tensor
     ratings: Tensor
-    since_gain: Tensor
-    since_variance: Tensor
     reason: Tensor
     version: Tensor
     photo: Tensor
@@ -76,11 +72,9 @@ class LoraBank:
         """Nobody is served an entry yet, nothing is kept; size: numbers of a row (`model.lora.size_of`)."""
         count, dimensions = len(users), len(DIMENSIONS)
         rows, served = torch.zeros(count, dimensions, size), torch.zeros(count, dimensions, dtype=torch.bool)
-        nothing = gate.no_evidence(count, dimensions)
         return cls(
             experts, axes, rank, users, expert, rows, served, rows.clone(), served.clone(),
-            nothing.gain, nothing.variance, nothing.ratings,
-            torch.stack([nothing.gain] * 2, -1), torch.stack([nothing.variance] * 2, -1),
+            gate.no_evidence(count, dimensions), torch.zeros(count, dimensions, dtype=torch.float64),
             torch.full((count, dimensions), gate.NO_NEWS), torch.zeros(count, dtype=torch.long),
             torch.zeros(count, KEPT, 32, dtype=torch.uint8), torch.full((count, KEPT, dimensions), torch.nan),
             torch.full((count, KEPT), torch.nan, dtype=torch.float64), torch.zeros(count, KEPT),
@@ -118,12 +112,11 @@ class LoraBank:
         self.rows = torch.where(promoted[..., None], rows, self.rows)
         self.served = self.served | promoted
         self.version = self.version + users.long()
-        self._served_anew(promoted)
+        self.served_anew(promoted)
 
-    def _served_anew(self, entries: Tensor) -> None:
+    def served_anew(self, entries: Tensor) -> None:
         """What the gate knew of candidates against entries (U, D) that no longer serve is void."""
-        self.since_gain = torch.where(entries[..., None], 0.0, self.since_gain)
-        self.since_variance = torch.where(entries[..., None], torch.inf, self.since_variance)
+        self.evidence = torch.where(entries[..., None] & gate.SINCE_PROMOTION, 0.0, self.evidence)
 
     def rollback(self, rows: Tensor) -> None:
         """Serve the entries before the last promotion again; kept ratings stay."""
@@ -131,7 +124,7 @@ class LoraBank:
         self.version[rows] = (self.version[rows] - 1).clamp_min(0)
         entries = torch.zeros_like(self.served)
         entries[rows] = True
-        self._served_anew(entries)
+        self.served_anew(entries)
 
     def keep(self, row: int, photos: list[str], y: Tensor, at: Tensor, weight: Tensor) -> None:
         """Ratings (n, D) of photo ids at times (n,), with weights (n,): the ones kept of this user from now on."""

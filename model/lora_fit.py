@@ -63,24 +63,20 @@ def padded(user: Tensor, photo: Tensor, y: Tensor, weight: Tensor, users: int) -
 
 @dataclass
 class Fitted:
-    """rows (U, D, size), and what they would be without some ratings: had a row not seen the ratings S, it would miss them
-    by (I - hat_SS)⁻¹ error_S. hat (U, D, R, R), error (U, D, R) = y - what the row says; both hold for ratings of weight 1,
-    and are 0 where there is none."""
+    """rows (U, D, size), and missed (U, D, R): by how much a row that has seen the ratings before one and no other misses
+    it; 0 where there is no rating."""
 
     rows: Tensor
-    hat: Tensor
-    error: Tensor
+    missed: Tensor
 
     @classmethod
     def empty(cls, rows: Tensor, ratings: int) -> Fitted:
         """Nothing rated; rows (U, D, size)."""
-        shape = (*rows.shape[:2], ratings)
-        return cls(rows, torch.zeros(*shape, ratings), torch.zeros(shape))
+        return cls(rows, torch.zeros(*rows.shape[:2], ratings))
 
     def put(self, users: Tensor, part: Fitted) -> None:
         """The results of these users, who may have been padded less."""
-        width = part.error.shape[2]
-        self.rows[users], self.hat[users, :, :width, :width], self.error[users, :, :width] = part.rows, part.hat, part.error
+        self.rows[users], self.missed[users, :, : part.missed.shape[2]] = part.rows, part.missed
 
 
 @torch.no_grad()
@@ -114,13 +110,14 @@ def fit(
         eye = torch.eye(kernel.shape[-1], dtype=torch.float64)
         whole = torch.linalg.cholesky(kernel + eye)
         moved = (start @ table.transpose(1, 2)).transpose(0, 1).gather(2, place)  # by the entries before
-        wanted = root * (y.nan_to_num() - ANCHORED * moved)
-        dual = torch.cholesky_solve(wanted.double()[..., None], whole)[..., 0].float()
+        wanted = (root * (y.nan_to_num() - ANCHORED * moved)).double()[..., None]
+        surprise = torch.linalg.solve_triangular(whole, wanted, upper=False)
+        dual = torch.linalg.solve_triangular(whole.transpose(-1, -2), surprise, upper=True)[..., 0].float()
         share = torch.zeros(*root.shape[:2], table.shape[1]).scatter_add_(2, place, root * dual)
         rows = (ANCHORED * start + loose * (share.transpose(0, 1) @ table)).transpose(0, 1)
         real = root > 0
-        hat = (eye - torch.cholesky_inverse(whole)) * (real[..., None] & real[..., None, :])
+        missed = surprise[..., 0] * whole.diagonal(dim1=-2, dim2=-1) / root.clamp_min(1e-6)
         # Nothing was said of a dimension: its row stays, whatever the pull would do to it.
         rows = torch.where(real.any(2, keepdim=True), rows, start.transpose(0, 1))
-        fitted.put(users, Fitted(rows, hat.float(), dual))
+        fitted.put(users, Fitted(rows, missed.float() * real))
     return fitted

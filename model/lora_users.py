@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from model import gate
-from model.gate import Evidence
 from model.lora import Axes
-from model.lora_fit import Fitted, Given, fit
+from model.lora_fit import LEVEL, Fitted, Given, fit
+from model.personal import Prior
 
 
 @dataclass
@@ -50,24 +50,39 @@ class Experts:
         return found
 
 
-def evidence(found: Fitted, y: Tensor, judged: Tensor, rivals: list[Tensor], chunk: int = 64) -> list[Evidence]:
-    """Evidence for the candidates against each rival, pairs of ratings left out (`model.gate`).
+def evidence(found: Fitted, given: Given, judged: Tensor, prior: Prior, mean: Tensor, current: Tensor) -> Tensor:
+    """Evidence (U, D, 3) for the candidates against each rival (`model.gate`), one rating after the other.
 
-    y (U, R, D) ratings, judged (U, R) which of them count here, all of weight 1; rivals: scores (U, R, D) by models that
-    have not seen these ratings.
+    How sure a row is of what it says depends on `pull`, which is no estimate; so it is asked what it says and not how sure
+    it is: what it misses counts as noise. given: ratings, those `judged` (U, R) last and of weight 1; found: fitted to them
+    less `mean` (U, R, D), what the user's prior says; current (U, R, D): what is served.
     """
-    users, _, dimensions = y.shape
-    results = [gate.no_evidence(users, dimensions) for _ in rivals]
-    for part in torch.arange(users).split(chunk):
-        for d in range(dimensions):
-            known = judged[part] & ~y[part, :, d].isnan()
-            r = torch.where(known, y[part, :, d], 0.0).double()
-            ours = gate.left_out(found.hat[part, d].double(), found.error[part, d].double(), r)
-            enough = known.sum(1) >= 3
-            for result, rival in zip(results, rivals):
-                said = rival[part, :, d].double()
-                gain, variance = gate.of_pairs(ours, said[:, :, None] - said[:, None, :], r, known)
-                result.ratings[part, d] = known.sum(1).to(torch.float64)
-                result.gain[part, d] = torch.where(enough, gain, 0.0)
-                result.variance[part, d] = torch.where(enough, variance, torch.inf)
-    return results
+    y, known = given.y.transpose(1, 2).double(), ~given.y.isnan().transpose(1, 2)
+    old, new = known & ~judged[:, None], known & judged[:, None]
+    weight = given.weight[:, None].double()
+    added = lambda of, values: torch.where(of, values, 0.0).sum(2)[..., None]  # noqa: E731
+    missed = found.missed.double()
+
+    def ours(of: Tensor) -> Tensor:
+        """Log density (U, D, G) of the ratings `of`."""
+        n, square = added(of, weight), added(of, weight * missed**2)
+        return gate.anchored(n, torch.zeros_like(n), square, noise, torch.zeros(()), prior.scales)
+
+    def theirs(of: Tensor, says: Tensor, noise: Tensor) -> Tensor:
+        error = y - says.transpose(1, 2)
+        sums = (added(of, weight * error**k) for k in range(3))
+        return gate.anchored(*sums, noise, prior.noise[:, None] / LEVEL, prior.scales)
+
+    noise = prior.noise[:, None].expand(len(y), -1, 1)
+    common = torch.log_softmax(prior.shares.log() + ours(old), -1)
+    told = torch.logsumexp(common + ours(new), -1)
+    n, said = added(known, torch.ones_like(y)).clamp_min(1), mean.transpose(1, 2)
+    middle = added(known, said) / n
+    wide = noise + added(known, (said - middle) ** 2) / n
+    rivals = (current, noise), (mean, noise), (middle.transpose(1, 2).expand_as(mean), wide)
+    result = gate.no_evidence(*y.shape[:2])
+    for k, (says, variance) in enumerate(rivals):
+        earlier, later = (theirs(of, says, variance) for of in (old, known))
+        belief = torch.log_softmax(prior.shares.log() + earlier, -1) if k == gate.NOISE else common
+        result[..., k] = told - torch.logsumexp(belief + later - earlier, -1)
+    return torch.where((new.any(2) & (prior.users > 0))[..., None], result, 0.0)

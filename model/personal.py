@@ -232,12 +232,19 @@ def posterior(prior: Prior, prior_mean: Tensor, stats: Stats) -> Posterior:
 
 def evidence(prior: Prior, prior_mean: Tensor, stats: Stats) -> Tensor:
     """Log marginal likelihood of the ratings in `stats` (U, D), their weights v and scale s integrated out."""
+    return evidence_and_scale(prior, prior_mean, stats)[0]
+
+
+def evidence_and_scale(prior: Prior, prior_mean: Tensor, stats: Stats) -> tuple[Tensor, Tensor]:
+    """`evidence`, and what the ratings say of s: p(s | ratings) over the grid, (U, D, G)."""
     loglik = torch.zeros_like(stats.n)
+    belief = prior.shares.expand(len(loglik), -1, -1).clone()
     for d in torch.nonzero(prior.users > 0).flatten().tolist():
         level = torch.zeros_like(prior.mean[d])
         level[0] = prior.mean[d, 0]
-        loglik[:, d] = _given(prior, prior_mean[:, d] - level, stats, d).loglik
-    return loglik
+        given = _given(prior, prior_mean[:, d] - level, stats, d)
+        loglik[:, d], belief[:, d] = given.loglik, given.belief
+    return loglik, belief
 
 
 def em_sums(prior: Prior, stats: Stats, shift: Tensor) -> Sums:

@@ -24,7 +24,6 @@ from model import gate, personal
 from model.bank import Bank
 from model.bank_opened import open_bank
 from model.checkpoint import load_frame
-from model.gate import Evidence
 from model.lora import Axes, Streams, axes_of, base_of, size_of, streams, tangents
 from model.lora_bank import LoraBank, OpenLora, has_lora
 from model.lora_fit import Given, padded
@@ -39,7 +38,7 @@ from tasks.ratings import Photos, Ratings
 from tasks.splits import FIT, split_of
 from tasks.tables import read_json
 
-NEVER = 2.0
+NEVER = 1.0
 """Confidence that a bank's own gate is to ask for where its entries are not to be served."""
 LOOKED_AT = 128
 """Photos by which an expert's axes are found, the same for everybody."""
@@ -111,15 +110,14 @@ class Network:
 
 @dataclass
 class Learned:
-    """Of users in order: candidates (U, D, size), their experts (U,), evidence against what is served, the prior and saying
-    nothing; axes: of each expert."""
+    """Of users in order: candidates (U, D, size), their experts (U,), evidence (U, D, 3) for them and how many ratings
+    (U, D) it is of; axes: of each expert."""
 
     rows: Tensor
     expert: Tensor
     axes: list[Axes]
-    current: Evidence
-    prior: Evidence
-    nothing: Evidence
+    evidence: Tensor
+    ratings: Tensor
 
 
 def learn(
@@ -154,11 +152,10 @@ def learn(
         if lora is not None:
             moved = experts.moved(expert, lora.rows[block], own.photo)
             current = torch.where(lora.served[block, None], prior + moved, prior)
-        rivals = [current, prior, torch.zeros_like(prior)]
-        told.append(evidence(found, own.y, judged[block, : own.y.shape[1]], rivals))
+        told.append(evidence(found, own, judged[block, : own.y.shape[1]], part.prior, prior, current))
         rows.append(found.rows)
-    everybody = torch.arange(users)
-    return Learned(torch.cat(rows), chosen, experts.axes, *(gate.stacked(list(each), everybody) for each in zip(*told)))
+    ratings = (~given.y.isnan() & judged[..., None]).sum(1).double()
+    return Learned(torch.cat(rows), chosen, experts.axes, torch.cat(told), ratings)
 
 
 def _given(photos: Photos, new: Ratings, users: int, lora: LoraBank | None) -> tuple[Given, Tensor]:
@@ -205,20 +202,15 @@ def first_entries(
 def joined(loras: list[LoraBank], founds: list[Learned], order: Tensor) -> tuple[LoraBank, Learned]:
     """Entries and candidates of different users put together, then brought into `order`."""
     lora = reduce(LoraBank.joined, loras).take(order)
-    rows, expert = (torch.cat([getattr(found, name) for found in founds])[order] for name in ("rows", "expert"))
-    names = ("current", "prior", "nothing")
-    against = (gate.stacked([getattr(found, name) for found in founds], order) for name in names)
-    return lora, Learned(rows, expert, founds[0].axes, *against)
+    names = ("rows", "expert", "evidence", "ratings")
+    rows, expert, told, ratings = (torch.cat([getattr(found, name) for found in founds])[order] for name in names)
+    return lora, Learned(rows, expert, founds[0].axes, told, ratings)
 
 
 def decide(lora: LoraBank, found: Learned, config: dict[str, Any], news: Tensor | None = None) -> Tensor:
     """Put candidates into the entries where the gate lets them; promoted (U, D)."""
-    promoted, lora.reason = gate.decide(
-        found.current, found.prior, found.nothing, news=news, **gate_settings(config)
-    )
-    lora.gain, lora.variance, lora.ratings = found.prior.gain, found.prior.variance, found.prior.ratings
-    lora.since_gain = torch.stack([found.current.gain, found.nothing.gain], -1)
-    lora.since_variance = torch.stack([found.current.variance, found.nothing.variance], -1)
+    promoted, lora.reason = gate.decide(found.evidence, found.ratings, news=news, **gate_settings(config))
+    lora.evidence, lora.ratings = found.evidence, found.ratings
     lora.promote(promoted, found.rows)
     return promoted
 
@@ -241,13 +233,8 @@ def night(
     lora.weight = lora.weight * kept
     found = learn(network, part, photos, new, config, lora)
     # What earlier nights found counts as much as the ratings they rest on still do.
-    kept = kept.double().clamp_min(1e-9)
-    found.prior = found.prior.combined(Evidence(lora.gain, lora.variance / kept, lora.ratings))
-    none = torch.zeros_like(lora.ratings)
-    found.current, found.nothing = (
-        tonight.combined(Evidence(lora.since_gain[..., k], lora.since_variance[..., k] / kept, none))
-        for k, tonight in enumerate((found.current, found.nothing))
-    )
+    found.evidence = found.evidence + kept[..., None] * lora.evidence
+    found.ratings = found.ratings + lora.ratings
     _keep(lora, photos, new)
     return lora, found
 

@@ -82,7 +82,6 @@ class LoraNights:
         rows, users = self.lora.index(self.last[0]), self.last[0]
         part, tables = self.lora.take(rows), []
         for d in torch.nonzero(rated).flatten().tolist():
-            sd = part.variance[:, d].sqrt().numpy()
             table = {
                 "user_id": pa.array(users, pa.string()),
                 "dimension": pa.array([DIMENSIONS[d]] * len(users), pa.string()),
@@ -90,8 +89,7 @@ class LoraNights:
                 "ratings": pa.array(part.ratings[:, d].long().tolist(), pa.int64()),
                 "reason": pa.array([gate.REASONS[i] for i in part.reason[:, d].tolist()], pa.string()),
                 "version": pa.array(part.version.tolist(), pa.int64()),
-                "gain": pa.array(part.gain[:, d].tolist(), pa.float64()),
-                "gain_sd": pa.array([value if value < float("inf") else None for value in sd.tolist()], pa.float64()),
+                "evidence_prior": part.evidence[:, d, gate.PRIOR].double().numpy(),
             }
             tables.append(pa.table(table))
         return pa.concat_tables(tables)

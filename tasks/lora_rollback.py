@@ -53,6 +53,5 @@ def as_then(folder: Path, then: Path) -> LoraBank | None:
         value = torch.zeros_like(getattr(now, name))
         value[row >= 0] = getattr(old, name)[row[row >= 0]]
         setattr(now, name, value)
-    now.since_gain.zero_()
-    now.since_variance.fill_(torch.inf)
+    now.served_anew(torch.ones_like(now.reason, dtype=torch.bool))
     return now

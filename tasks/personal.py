@@ -20,7 +20,6 @@ from model.bank import Bank, joined, start_bank
 from model.bank_opened import OpenBank
 from model.basis import fit_basis
 from model.choices import Choices, Sites, no_choices, observed, usable, weigh
-from model.gate import Evidence
 from model.scores import DIMENSIONS
 from model.selection import fit_selection
 from tasks.ratings import Photos, Ratings, user_split
@@ -136,18 +135,15 @@ def finetune(
     part.ratings = part.stats.n.round().to(torch.long)
     part.expert, part.expert_probability = selection.choose(part.surveys, part.stats)
     found = personal.posterior(prior, part.prior_mean, part.stats)
-    evidence = gate.weigh(f, own.y, own.user, *found, [part.prior_mean, torch.zeros_like(part.prior_mean)])
-    parts = team.gather((rows, part, found, evidence))
+    nothing = personal.no_stats(len(rows), len(DIMENSIONS), basis.size)
+    part.evidence = gate.weigh(prior, part.prior_mean, part.weights, nothing, part.stats)
+    parts = team.gather((rows, part, found))
     if parts is None:
         return None
     order = torch.argsort(torch.tensor([row for piece in parts for row in piece[0]], dtype=torch.long))
     bank = joined([piece[1] for piece in parts]).take(order.tolist())
     found = personal.stacked([piece[2] for piece in parts], order)
-    against, nothing = (gate.stacked([piece[3][k] for piece in parts], order) for k in range(2))
-    promoted, bank.reason = gate.decide(against, against, nothing, **gate_settings(config))
-    bank.gain, bank.gain_variance = against.gain, against.variance
-    bank.since_gain = torch.stack([against.gain, nothing.gain], -1)
-    bank.since_variance = torch.stack([against.variance, nothing.variance], -1)
+    promoted, bank.reason = gate.decide(bank.evidence, bank.stats.n, **gate_settings(config))
     bank.promote(promoted, found)
     bank.about = {"stage": "finetune", "em_iterations": done, "log_evidence": now}
     return bank
@@ -184,7 +180,7 @@ def _of_users(ratings: Ratings, rows: list[int], users: int) -> Ratings:
 
 @dataclass
 class Night:
-    """What a night did to the users it touched, rows in the order of `users`; all (U, D) but forget (U,)."""
+    """What a night did to the users it touched, rows in order of `users`; (U, D) but forget (U,), evidence (U, D, 3)."""
 
     users: list[str]
     known: list[bool]
@@ -192,8 +188,7 @@ class Night:
     forget: Tensor
     promoted: Tensor
     reason: Tensor
-    against_current: Evidence
-    against_prior: Evidence
+    evidence: Tensor
 
 
 def night(
@@ -234,36 +229,28 @@ def night(
     foretold = [_foretold(*news.entries(block)[:2], grid) for block in blocks]
     weight = _forgetting(torch.cat(foretold), grid, team).split([len(block) for block in blocks])
 
-    table = torch.zeros(11, len(users), len(DIMENSIONS), dtype=torch.float64)
+    table = torch.zeros(len(users), len(DIMENSIONS), 6, dtype=torch.float64)
     for block, kept in zip(blocks, weight):
-        part, new, own, sites = news.entries(block)
-        found = _update(part, new, kept)
-        rivals = [part.weights, part.prior_mean, torch.zeros_like(part.weights)]
-        told = gate.weigh(*own, *found, rivals)
+        part, new, rated, sites = news.entries(block)
+        old = part.stats.decayed(kept[:, None].expand_as(new.n))
+        told = gate.weigh(part.prior, part.prior_mean, part.weights, old, rated)
         if sites is not None:
-            told = [evidence.combined(more) for evidence, more in zip(told, weigh(*sites, found, rivals))]
-        current, prior, nothing = told
+            found = personal.posterior(part.prior, part.prior_mean, old + new)
+            told = told + weigh(*sites, found, [part.weights, part.prior_mean])
         # What earlier nights found counts as much as the ratings they rest on still do.
-        earlier = Evidence(part.gain, part.gain_variance / kept[:, None], part.ratings - new.n)
-        prior, none = prior.combined(earlier), torch.zeros_like(new.n)
-        current, nothing = (
-            tonight.combined(Evidence(part.since_gain[..., k], part.since_variance[..., k] / kept[:, None], none))
-            for k, tonight in enumerate((current, nothing))
-        )
-        columns = [column for each in (current, prior, nothing) for column in (each.gain, each.variance, each.ratings)]
-        table[:, block] = torch.stack([*columns, new.n, kept[:, None].expand_as(new.n)])
+        told = told + kept[:, None, None] * part.evidence
+        columns = new.n, part.ratings + new.n, kept[:, None].expand_as(new.n)
+        table[block] = torch.cat([told, torch.stack(columns, -1)], -1)
     table = team.total(table)
-    current, prior, nothing, count = Evidence(*table[:3]), Evidence(*table[3:6]), Evidence(*table[6:9]), table[9]
-    promoted, reason = gate.decide(current, prior, nothing, news=count > 0, **gate_settings(config))
+    evidence, (count, whole, kept) = table[..., :3], table[..., 3:].unbind(-1)
+    promoted, reason = gate.decide(evidence, whole, news=count > 0, **gate_settings(config))
 
     def decided() -> Iterator[Bank]:
-        for block, kept in zip(blocks, weight):
+        for block, old in zip(blocks, weight):
             part, new, *_ = news.entries(block)
-            found = _update(part, new, kept)
+            found = _update(part, new, old)
             part.expert, part.expert_probability = bank.selection.choose(part.surveys, part.stats)
-            part.reason, part.gain, part.gain_variance = reason[block], prior.gain[block], prior.variance[block]
-            part.since_gain = torch.stack([current.gain[block], nothing.gain[block]], -1)
-            part.since_variance = torch.stack([current.variance[block], nothing.variance[block]], -1)
+            part.reason, part.evidence = reason[block], evidence[block]
             part.promote(promoted[block], found)
             yield from team.gather(part) or ()
 
@@ -272,7 +259,7 @@ def night(
             pass
         return None
     after = bank.updated(decided(), round=bank.round + 1, about={"stage": "continual"})
-    return after, Night(users, known, count, table[10, :, 0], promoted, reason, current, prior)
+    return after, Night(users, known, count, kept[:, 0], promoted, reason, evidence)
 
 
 def gate_settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -294,8 +281,8 @@ class _News:
 
     def entries(
         self, rows: Tensor
-    ) -> tuple[Bank, personal.Stats, tuple[Tensor, Tensor, Tensor], tuple[Choices, Sites] | None]:
-        """Entries of the users at `rows`, what is new as statistics; phi, y, user of the ratings; the choices."""
+    ) -> tuple[Bank, personal.Stats, personal.Stats, tuple[Choices, Sites] | None]:
+        """Entries of the users at `rows`; as statistics what is new, and the ratings of it alone; the choices."""
         names = [(self.users[i], self.known[i]) for i in rows.tolist()]
         there = self.bank.part([user for user, known in names if known])
         fresh = [user for user, known in names if not known]
@@ -304,14 +291,13 @@ class _News:
             part = part.take(part.index([user for user, _ in names]).tolist())
         at, user = _rows_of(self.ratings.user, rows)
         own = self.ratings[at]
-        phi = self.phi[own.photo]
-        new = personal.sufficient(phi, own.y, user, len(rows))
+        rated = personal.sufficient(self.phi[own.photo], own.y, user, len(rows))
         if not len(self.choices):
-            return part, new, (phi, own.y, user), None
+            return part, rated, rated, None
         at, place = _rows_of(self.choices.user, rows)
         chosen = replace(self.choices[at], user=place)
-        sites = observed(part.prior, part.prior_mean, part.stats + new, chosen, self.phi)
-        return part, new + sites.stats(chosen, *part.prior_mean.shape[:2]), (phi, own.y, user), (chosen, sites)
+        sites = observed(part.prior, part.prior_mean, part.stats + rated, chosen, self.phi)
+        return part, rated + sites.stats(chosen, *part.prior_mean.shape[:2]), rated, (chosen, sites)
 
 
 def _rows_of(user: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -98,8 +98,7 @@ def _as_then(bank: Any, then: Any) -> Any:
         for rows, source in ((torch.tensor(known).nonzero().flatten(), old), (torch.tensor(fresh), start)):
             for name in ("weights", "cov", "noise", "previous", "previous_cov", "previous_noise", "version"):
                 getattr(part, name)[rows.long()] = getattr(source, name)
-        part.since_gain.zero_()
-        part.since_variance.fill_(torch.inf)
+        part.served_anew(torch.ones_like(part.reason, dtype=torch.bool))
         yield part
 
 

@@ -138,7 +138,7 @@ def _finetune_lora(
     lora, found = joined_lora([piece[1] for piece in parts], [piece[2] for piece in parts], order)
     decide_lora(lora, found, config)
     bank.expert, bank.reason, bank.version = lora.expert, lora.reason, lora.version
-    bank.gain, bank.gain_variance = lora.gain, lora.variance
+    bank.evidence = lora.evidence
     return lora
 
 
@@ -213,9 +213,9 @@ def _counted(reason: Tensor, rated: Tensor) -> dict[str, dict[str, int]]:
 def _entries(bank: Bank | OpenBank, what: Night | None = None) -> pa.Table:
     """One row per user and rated dimension: what the gate said. With `what`, only the users of the night.
 
-    gain: over the prior (`gain_current`: over the entry served before), a difference of weighted pair concordances.
+    evidence_…: log Bayes factors of the personal model against its rivals (`model.gate`), as the gate weighed them.
     """
-    names = ("expert", "judged", "ratings", "reason", "version", "gain", "gain_variance")
+    names = ("expert", "judged", "ratings", "reason", "version", "evidence")
     if what is not None:
         parts = (bank.part(what.users[start : start + BLOCK]) for start in range(0, len(what.users), BLOCK))
     else:
@@ -231,7 +231,6 @@ def _entries(bank: Bank | OpenBank, what: Night | None = None) -> pa.Table:
     for d, dimension in enumerate(DIMENSIONS):
         if bank.prior.users[d] == 0:
             continue
-        sd = np.sqrt(found["gain_variance"][:, d])
         table = {
             "user_id": pa.array(users, pa.string()),
             "dimension": pa.array([dimension] * len(users), pa.string()),
@@ -240,14 +239,14 @@ def _entries(bank: Bank | OpenBank, what: Night | None = None) -> pa.Table:
             "ratings": found["ratings"][:, d],
             "reason": reasons[found["reason"][:, d]],
             "version": found["version"],
-            "gain": found["gain"][:, d],
-            "gain_sd": pa.array(sd, mask=np.isinf(sd)),
+            "evidence_prior": found["evidence"][:, d, gate.PRIOR],
         }
         if what is not None:
             table |= {
                 "new_ratings": what.new_ratings[:, d].to(torch.long).numpy(),
                 "forget": what.forget.numpy(),
-                "gain_current": what.against_current.gain[:, d].numpy(),
+                "evidence_current": what.evidence[:, d, gate.CURRENT].numpy(),
+                "evidence_noise": what.evidence[:, d, gate.NOISE].numpy(),
                 "new_user": ~np.array(what.known, bool),
             }
         tables.append(pa.table(table))

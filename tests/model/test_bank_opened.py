@@ -190,7 +190,7 @@ def test_a_save_that_fails_leaves_what_was_there(bank, folder, tmp_path):
 def test_another_format_says_what_to_do(folder):
     about = json.loads((folder / "bank.json").read_text())
     (folder / "bank.json").write_text(json.dumps(about | {"format": 2}))
-    with pytest.raises(ValueError, match="bank format 2, this code reads 4: make it again"):
+    with pytest.raises(ValueError, match="bank format 2, this code reads 5: make it again"):
         open_bank(folder)
 
 

@@ -5,7 +5,7 @@ import torch
 from scipy import integrate, stats
 
 from model import choices as ch
-from model import personal
+from model import gate, personal
 from model.choices import Choices
 from model.personal import Prior
 
@@ -99,10 +99,24 @@ def test_many_comparisons_find_a_taste_for_users_of_any_scale():
         return sum(stats.kendalltau(said[:, u], truth[:, u]).statistic for u in range(users)) / users
 
     assert order(found.mean[:, 0]) > order(about.mean.expand(users, -1)) + 0.15
-    (against,) = ch.weigh(choices, sites, found, [about.mean.expand(users, 1, -1)])
-    assert float(against.gain.mean()) > 0.05 and (against.ratings <= 30).all()
-    worse = [-about.mean.expand(users, 1, -1)]
-    assert float(ch.weigh(choices, sites, found, worse)[0].gain.mean()) > float(against.gain.mean())
+    start = about.mean.expand(users, 1, -1)
+    mean = ch.weigh(choices, sites, found, [start, -start])[:, 0].mean(0)
+    assert float(mean[gate.CURRENT]) > 0.5 and float(mean[gate.PRIOR]) > float(mean[gate.NOISE]) > float(mean[gate.CURRENT])
+
+
+def test_comparisons_of_a_coin_are_no_evidence():
+    torch.manual_seed(2)
+    phi, users, about = photos(200), 60, prior(scales=True)
+    told = [
+        (user, *pair, 1.0 if torch.rand(()) < 0.5 else -1.0)
+        for user in range(users)
+        for pair in torch.randperm(200)[:20].reshape(10, 2).tolist()
+    ]
+    choices = given(*told)
+    sites, found = learned(about, choices, phi, users)
+    start = about.mean.expand(users, 1, -1)
+    evidence = ch.weigh(choices, sites, found, [start, start])[:, 0]
+    assert float((evidence[:, gate.NOISE] > 0.4).double().mean()) < 0.15
 
 
 def test_what_cannot_be_used_is_left_out():

@@ -1,11 +1,17 @@
 """Users learned together are users one by one; evidence rests on nothing an entry has seen; entries come back from disk."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.distributions import MultivariateNormal
 
+from model import gate
 from model.lora_bank import KEPT, LoraBank, OpenLora
 from model.lora_fit import LEVEL, Given, padded
 from model.lora_users import Experts, evidence
+from model.personal import Prior
 
 PULL = 10.0
 
@@ -47,15 +53,14 @@ def test_users_together_are_users_one_by_one(experts, few, shared):
     expert, before = torch.tensor([0, 1, 0, 1, 1]), torch.randn(5, 3, 13, generator=torch.Generator().manual_seed(1))
     ways = [experts.fit(expert, few, PULL, before, shared=way) for way in (True, False)]
     torch.testing.assert_close(ways[0].rows, ways[1].rows, rtol=0, atol=1e-5)
-    torch.testing.assert_close(ways[0].error, ways[1].error, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ways[0].missed, ways[1].missed, rtol=0, atol=1e-5)
     together = experts.fit(expert, few, PULL, shared=shared)
     for user in range(5):
         alone = experts.fit(expert[[user]], few[torch.tensor([user])], PULL)
-        wide = alone.error.shape[2]
+        wide = alone.missed.shape[2]
         torch.testing.assert_close(together.rows[user], alone.rows[0], rtol=0, atol=1e-5)
-        torch.testing.assert_close(together.hat[user, :, :wide, :wide], alone.hat[0], rtol=0, atol=1e-5)
-        torch.testing.assert_close(together.error[user, :, :wide], alone.error[0], rtol=0, atol=1e-5)
-        assert not together.hat[user, :, wide:].any() and not together.error[user, :, wide:].any()
+        torch.testing.assert_close(together.missed[user, :, :wide], alone.missed[0], rtol=0, atol=1e-5)
+        assert not together.missed[user, :, wide:].any()
     assert (together.rows.abs().amax(2) > 1e-3).tolist() == [
         [True, False, True], [True, False, True], [False] * 3, [True, False, False], [True, False, True]
     ]  # fmt: skip
@@ -76,64 +81,65 @@ def test_rows_are_where_the_objective_has_no_slope(experts, few):
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3])
-def test_what_a_row_would_miss_is_what_a_row_misses_that_has_not_seen_it(experts, few, weight):
+def test_what_is_missed_is_missed_by_a_row_that_has_seen_the_ratings_before_it(experts, few, weight):
     expert, told = torch.zeros(1, dtype=torch.long), few[torch.tensor([4])]
-    told.weight[0, 6:] = weight
+    told.weight[0, :6] = weight
     before = torch.randn(1, 3, 13, generator=torch.Generator().manual_seed(1))
     found = experts.fit(expert, told, PULL, before)
-    for pair in ([0, 1], [2, 5], [3, 4]):
-        hat, error = found.hat[0, 0][pair][:, pair], found.error[0, 0, pair]
-        without = told[torch.tensor([0])]
-        without.y[0, pair] = torch.nan
-        rows = experts.fit(expert, without, PULL, before).rows
-        missed = told.y[0, pair, 0] - experts.moved(expert, rows, told.photo)[0, pair, 0]
-        torch.testing.assert_close(torch.linalg.solve(torch.eye(2) - hat, error), missed, rtol=0, atol=1e-4)
+    for k in (3, 7, 11):
+        seen = told[torch.tensor([0])]
+        seen.y[0, k:] = torch.nan
+        rows = experts.fit(expert, seen, PULL, before).rows
+        missed = told.y[0, k, 0] - experts.moved(expert, rows, told.photo)[0, k, 0]
+        torch.testing.assert_close(found.missed[0, 0, k], missed, rtol=0, atol=1e-4)
 
 
-def test_real_tastes_have_gains_and_tastes_of_noise_have_none(experts):
-    draw = torch.Generator().manual_seed(0)
-    taste = torch.randn(24, 12, generator=draw)
-    given = ratings(experts, taste)
-    noise = given[torch.arange(24)]
-    noise.y = torch.where(noise.y.isnan(), noise.y, 10 * torch.rand(noise.y.shape, generator=draw))
-    expert = torch.arange(24) % 2
-    rival = torch.zeros(given.y.shape)
-    gains = []
-    for told in (given, noise):
-        found = experts.fit(expert, told, PULL)
-        (said,) = evidence(found, told.y, ~told.y.isnan().all(2), [rival])
-        assert said.ratings.tolist() == [[30.0, 0.0, 30.0]] * 24
-        assert said.variance[:, 1].isinf().all()
-        gains.append(said.gain[:, 0])
-    real, none = gains
-    assert float(real.mean()) > 0.15
-    assert abs(float(none.mean())) < 3 * float(none.std()) / 24**0.5
+def prior(noise: float = 1.0) -> Prior:
+    """Of posture and appearance; what it says the tests make up."""
+    zeros = lambda *shape: torch.zeros(shape, dtype=torch.float64)  # noqa: E731
+    return Prior(zeros(3, 1), zeros(3, 1, 1), zeros(3) + noise, zeros(3), torch.tensor([9.0, 0, 9.0]))
 
 
-def test_a_candidate_of_noise_correlates_with_nothing_it_has_not_seen(experts):
-    """Were a rating not left out, every candidate would correlate with it."""
-    draw = torch.Generator().manual_seed(5)
-    given = ratings(experts, torch.zeros(60, 12), each=12)
-    given.y = torch.where(given.y.isnan(), given.y, 10 * torch.rand(given.y.shape, generator=draw))
-    expert = torch.zeros(60, dtype=torch.long)
-    found = experts.fit(expert, given, PULL)
-    judged = ~given.y.isnan().all(2)
-    (honest,) = evidence(found, given.y, judged, [torch.zeros(60, 12, 3)])
-    assert abs(float(honest.gain[:, 0].mean())) < 3 * float(honest.gain[:, 0].std()) / 60**0.5
-    found.hat[:] = 0
-    (vain,) = evidence(found, given.y, judged, [torch.zeros(60, 12, 3)])
-    assert float(vain.gain[:, 0].mean()) > 0.3
-
-
-def test_what_is_known_already_is_trained_on_and_not_judged(experts):
-    given = ratings(experts, torch.ones(1, 12), each=12)
+def test_evidence_is_the_density_of_new_ratings_given_old_ones(experts):
+    """Of one user, eight old ratings of which four count half, and four new ones."""
+    given = ratings(experts, torch.ones(1, 12) / 4, each=12)
+    given.weight[0, :4] = 0.5
     judged = torch.arange(12)[None] >= 8
-    found = experts.fit(torch.zeros(1, dtype=torch.long), given, PULL)
-    (said,) = evidence(found, given.y, judged, [torch.zeros(1, 12, 3)])
-    assert said.ratings.tolist() == [[4.0, 0.0, 4.0]]
-    fewer = given[torch.arange(1)]
-    fewer.y[0, :8] = torch.nan
-    assert not torch.allclose(experts.fit(torch.zeros(1, dtype=torch.long), fewer, PULL).rows, found.rows, atol=1e-3)
+    found = experts.fit(torch.zeros(1, dtype=torch.long), replace(given, y=given.y - 5), PULL)
+    mean = torch.full_like(given.y, 5.0)
+    current = mean + torch.randn(given.y.shape, generator=torch.Generator().manual_seed(4))
+    told = evidence(found, given, judged, prior(1.7), mean, current)
+    y, weight = given.y[0, :, 0].double(), given.weight[0].double()
+    ours = -0.5 * (4 * math.log(2 * math.pi * 1.7) + float(found.missed[0, 0, 8:].double().square().sum()) / 1.7)
+
+    def density(says: torch.Tensor, noise: float) -> float:
+        """Of twelve ratings less that of eight, the level unknown; a rating of weight w has the noise of 1/w."""
+        spread = 1.7 / LEVEL + noise * torch.diag(1 / weight)
+        return sum(
+            sign * MultivariateNormal(says[:n], spread[:n, :n]).log_prob(y[:n]).item() for sign, n in ((1, 12), (-1, 8))
+        )
+
+    flat = torch.full_like(y, 5.0)
+    for rival, says in ((gate.CURRENT, current[0, :, 0].double()), (gate.PRIOR, flat), (gate.NOISE, flat)):
+        assert told[0, 0, rival].item() == pytest.approx(ours - density(says, 1.7), abs=1e-3)
+    assert not told[0, 1].any()
+
+
+def test_real_tastes_are_told_from_noise_and_tastes_of_noise_are_not(experts):
+    draw = torch.Generator().manual_seed(0)
+    given = ratings(experts, torch.randn(24, 12, generator=draw) / 3)
+    noise = given[torch.arange(24)]
+    for user in range(24):
+        noise.y[user] = noise.y[user, torch.randperm(30, generator=draw)]
+    expert = torch.arange(24) % 2
+    mean = torch.full_like(given.y, 5.0)
+    shares = []
+    for told in (given, noise):
+        found = experts.fit(expert, replace(told, y=told.y - 5), PULL)
+        said = evidence(found, told, ~told.y.isnan().all(2), prior(), mean, mean)
+        assert not said[:, 1].any() and torch.equal(said[..., gate.CURRENT], said[..., gate.PRIOR])
+        shares.append(float((said[:, 0] > 0.4).all(1).double().mean()))
+    assert shares[0] > 0.7 and shares[1] <= 0.2
 
 
 def test_entries_come_back_as_they_were(tmp_path):
