@@ -5,8 +5,8 @@
 
 Everything here is simulated (real raters: bench/gate_people.py). A user's score of a photo is linear in 16 features, with
 weights drawn from a prior that the gate's candidates know, plus noise; the generic model's SRCC with a user's scores on
-unseen photos is near .55. Users have `stored` ratings behind their current entry (0: the prior is served) and give n new
-ones in a night. Three kinds of users:
+unseen photos is near .55. Users have given `stored` ratings in a night before (0: none, the prior is served) and give n
+new ones in another. Three kinds of users:
 
     real      of a taste that may have moved since (`drift`: the share by which it went to another user's)
     noise     scores that have nothing to do with the photo, as widely spread as real ones
@@ -89,8 +89,7 @@ def simulate(users: int, stored: int, new: int, drift: float, kind: str, seed: i
     if stored:
         phi, y, user = rated(rng, taste, stored, blind=False)
         before, old = old, personal.sufficient(phi, y, user, users)
-        earlier = gate.weigh(prior, start, start, before, old) * ~gate.SINCE_PROMOTION
-        current = personal.posterior(prior, start, old).mean
+        current, earlier = after_gate(prior, start, before, old)
     if kind == "nothing":
         later = current[:, 0].numpy().copy()
     kept = 1.0 if drift == 0 else 0.25
@@ -101,6 +100,16 @@ def simulate(users: int, stored: int, new: int, drift: float, kind: str, seed: i
     candidate = personal.posterior(prior, start, old + fresh)
     after, served = agreement(rng, later, [candidate.mean, current])
     return Simulated(found, fresh.n + stored, after - served)
+
+
+def after_gate(
+    prior: personal.Prior, start: torch.Tensor, before: personal.Stats, old: personal.Stats
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is served after a first night with the ratings `old`, and the evidence that is left for the next."""
+    evidence = gate.weigh(prior, start, start, before, old)
+    ok = gate.decide(evidence, old.n)[0][..., None]
+    served = torch.where(ok, personal.posterior(prior, start, old).mean, start)
+    return served, torch.where(ok & gate.SINCE_PROMOTION, 0.0, evidence)
 
 
 def small_nights(users: int, nights: int, each: int, confidence: float, seed: int) -> str:

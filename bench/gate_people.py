@@ -2,9 +2,9 @@
 
     uv run python bench/gate_people.py --data ../shared/data/london        # docs/gate.md holds the figures; six minutes
 
-Raters are dealt into five folds as in bench/london.py; each test rater has given 0 or 25 of 51 photos and gives new ratings
-of others of them in a night. The true gain is judged on the other 51 photos: SRCC of the candidate minus that of what is
-served. Four kinds of new ratings, of the same raters:
+Raters are dealt into five folds as in bench/london.py; each test rater has given 0 or 25 ratings of 51 photos in a night
+before and gives new ones in another; then nights of five, from no rating on. The true gain is judged on the other 51
+photos: SRCC of the candidate minus that of what is served. Four kinds of new ratings, of the same raters:
 
     real       their own
     shuffled   their own, dealt out to the photos at random
@@ -26,7 +26,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
-from gate import wilson  # noqa: E402
+from gate import after_gate, wilson  # noqa: E402
 from london import HALF, bank_of, described, given, read_london  # noqa: E402
 
 from model import gate, metrics, personal  # noqa: E402
@@ -34,6 +34,7 @@ from tasks.progress import progress  # noqa: E402
 
 KINDS = ("real", "shuffled", "flat", "nothing")
 FACTORS = 8
+NIGHTS = 10
 
 
 def fold_rows(ratings: np.ndarray, experts: np.ndarray, fold: int, counts: list[int], seed: int) -> dict:
@@ -61,8 +62,7 @@ def fold_rows(ratings: np.ndarray, experts: np.ndarray, fold: int, counts: list[
     found = {}
     for stored in (0, 25):
         old = stats(own, order[:, :stored])
-        served = personal.posterior(prior, start, old).mean if stored else start
-        earlier = gate.weigh(prior, start, start, nothing, old) * ~gate.SINCE_PROMOTION
+        served, earlier = after_gate(prior, start, nothing, old)
         told = {
             "real": own,
             "shuffled": rng.permuted(own, axis=1),
@@ -76,6 +76,17 @@ def fold_rows(ratings: np.ndarray, experts: np.ndarray, fold: int, counts: list[
                 candidate = personal.posterior(prior, start, old + fresh).mean
                 gain = agreement(candidate) - agreement(served)
                 found[stored, new, kind] = evidence[:, :1], (old + fresh).n[:, :1], gain
+    for kind in KINDS[:3]:  # nights of five, from no rating on
+        served, evidence, old, ever = start, gate.no_evidence(len(test), 3), nothing, torch.zeros(len(test), 1)
+        for night in range(NIGHTS):
+            fresh = stats(told[kind], order[:, 5 * night : 5 * night + 5])
+            evidence, old = evidence + gate.weigh(prior, start, served, old, fresh), old + fresh
+            candidate, ok = personal.posterior(prior, start, old).mean, gate.decide(evidence, old.n)[0][..., None]
+            served = torch.where(ok, candidate, served)
+            evidence = torch.where(ok & gate.SINCE_PROMOTION, 0.0, evidence)
+            ever = torch.maximum(ever, ok[:, 0].double())
+            gains = [agreement(weights) - agreement(start) for weights in (candidate, served)]
+            found["nights", night + 1, kind] = ever[:, 0].numpy(), *gains
     return found
 
 
@@ -97,7 +108,7 @@ def main() -> None:
     print("| ratings before | new | " + " | ".join(f"of {kind}" for kind in KINDS)
           + " | " + " | ".join(f"gain of {kind}: no gate | gate" for kind in KINDS[:3]) + " |")  # fmt: skip
     print("|--:|--:|" + "--:|" * 10)
-    for stored, new in dict.fromkeys(key[:2] for key in folds[0]):
+    for stored, new in dict.fromkeys(key[:2] for key in folds[0] if key[0] != "nights"):
         shares, gains = [], []
         for kind in KINDS:
             evidence, count, gain = zip(*(fold[stored, new, kind] for fold in folds))
@@ -106,6 +117,14 @@ def main() -> None:
             shares.append(wilson(ok))
             gains.append(f"{np.nanmean(gain):+.4f} | {np.nanmean(np.where(ok, gain, 0)):+.4f}")
         print(f"| {stored} | {new} | {' | '.join(shares)} | {' | '.join(gains[:3])} |")
+    print("\n| nights × 5 | " + " | ".join(f"{kind}: ever promoted | gain, no gate | gate" for kind in KINDS[:3]) + " |")
+    print("|--:|" + "--:|" * 9)
+    for night in (2, 5, NIGHTS):
+        cells = []
+        for kind in KINDS[:3]:
+            ever, free, gated = (np.concatenate(each) for each in zip(*(fold["nights", night, kind] for fold in folds)))
+            cells += [wilson(ever), f"{np.nanmean(free):+.4f}", f"{np.nanmean(gated):+.4f}"]
+        print(f"| {night} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

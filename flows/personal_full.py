@@ -17,6 +17,7 @@ from tasks.stage import publish
 def personal_full(
     user: str,
     cohort: str = "data/cohort",
+    nights: str = "data/nights",
     mesh: str = "data/mesh",
     embeddings: str = "data/embeddings",
     pretrain: str = "artifacts/pretrain",
@@ -27,7 +28,7 @@ def personal_full(
     """Train from the user's expert on, judge on the user's own test photos, register."""
     params = load_params()
     config, photos, ratings = full_settings(
-        user, Path(cohort), Path(mesh), Path(embeddings), Path(pretrain), Path(finetune), params
+        user, Path(cohort), Path(nights), Path(mesh), Path(embeddings), Path(pretrain), Path(finetune), params
     )
     kept = train_full(config, params)
     found = against_expert(kept, config, photos, ratings)

@@ -20,8 +20,11 @@ import torch
 from model.bank import load_bank
 from model.metrics import srcc
 from model.scores import DIMENSIONS
+from tasks.feedback import undeleted
+from tasks.nights import night_paths
 from tasks.params import Params
 from tasks.ratings import Photos, Ratings, as_feedback, as_ratings, as_users, read_photos
+from tasks.recovery import feedback_of
 from tasks.splits import FIT, TEST, split_of
 from tasks.tables import read_json, read_table, write_table
 from tasks.train import fit, run_name
@@ -33,17 +36,20 @@ PULL = 10.0
 """How strongly the network is held to the expert's, points² per squared change of its weights."""
 
 
-def ratings_of(user: str, cohort: Path, photos: Photos) -> Ratings:
+def ratings_of(user: str, cohort: Path, nights: Path, photos: Photos) -> Ratings:
     """All ratings of a user, of labels and feedback, one per photo, the feedback's where there are both.
+
+    nights: snapshots of feedback, from the review page too; before the first of them the cohort's own feedback counts.
 
     Raises:
         LookupError: the cohort has no such user, or nothing of theirs that could be used.
     """
     users, *_ = as_users(read_table(cohort / "raters.parquet"))
-    if user not in users:
+    feedback = feedback_of(nights) if night_paths(nights) else undeleted(read_table(cohort / "feedback.parquet"))
+    who, told, _ = as_feedback(feedback, photos)
+    if user not in {*users, *who}:
         raise LookupError(f"user {user!r} is not in {cohort / 'raters.parquet'}; there are {', '.join(users[:3])} …")
     given, _ = as_ratings(read_table(cohort / "labels.parquet"), [user], photos)
-    who, told, _ = as_feedback(read_table(cohort / "feedback.parquet"), photos)
     later = told[torch.tensor([who[i] == user for i in told.user.tolist()], dtype=torch.bool)]
     y = torch.full((len(photos.ids), len(DIMENSIONS)), torch.nan, dtype=torch.float64)
     for part in (given, later):
@@ -99,14 +105,14 @@ def write_labels(settings: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def full_settings(
-    user: str, cohort: Path, mesh: Path, embeddings: Path, pretrain: Path, bank: Path, params: Params
+    user: str, cohort: Path, nights: Path, mesh: Path, embeddings: Path, pretrain: Path, bank: Path, params: Params
 ) -> tuple[dict[str, Any], Photos, Ratings]:
     """Config of the training job, what the model base says of the photos, and the user's ratings.
 
     bank: a stage's folder with `bank/` in it, which selects the expert. Labels go to the job's own folder.
     """
     photos = read_photos(pretrain / "predictions.parquet", pretrain / "features.parquet")
-    ratings = ratings_of(user, cohort, photos)
+    ratings = ratings_of(user, cohort, nights, photos)
     chosen = load_bank(bank / "bank")
     row = int(chosen.index([user])[0])
     if row < 0:

@@ -7,9 +7,13 @@ import torch
 from model.checkpoint import save_frame
 from model.physique_frame import PhysiqueFrame
 from model.scores import DIMENSIONS
+from tasks.full_personal import ratings_of
+from tasks.ratings import as_photos
+from tasks.schemas import FEEDBACK
 from tasks.splits import FIT, VAL
 from tasks.tables import write_table
 from tasks.train_experts import Unit, joint
+from tests.tasks.personal_cases import Cohort, events
 from tests.tasks.test_train_experts import cohort, settings
 
 USER = "e"
@@ -57,3 +61,29 @@ def test_the_expert_is_what_remains_when_nothing_is_better(config):
     errors = [epoch["val"] for epoch in unit.curve]
     assert errors[0] == min(errors) and len(errors) > 2
     assert all(torch.equal(value, start[name]) for name, value in unit.best.items())
+
+
+def test_what_a_user_said_on_the_review_page_counts(tmp_path):
+    """Snapshots of nights hold it; the cohort's own feedback is in them, and counts alone before the first."""
+    cohort = Cohort()
+    photos = as_photos(cohort.predictions)
+    for name, table in (("raters", cohort.raters), ("labels", cohort.labels)):
+        write_table(table, tmp_path / f"{name}.parquet")
+    mine, (first, second, third) = cohort.users[0], cohort.ids[:3]
+    said = [(mine, first, "appearance", 1.0), (mine, second, "appearance", 9.0)]
+    write_table(events(said, ids=["a", "b"]), tmp_path / "feedback.parquet")
+    nights = tmp_path / "nights"
+
+    def score(user: str, photo: str) -> float:
+        told = ratings_of(user, tmp_path, nights, photos)
+        return {photos.ids[i]: y[0] for i, y in zip(told.photo.tolist(), told.y.tolist())}[photo]
+
+    assert (score(mine, first), score(mine, second)) == (1.0, 9.0)
+    guest = [("guest", photo, "appearance", 4.0) for photo in cohort.ids[:40]]
+    later = events([said[0], *guest, (mine, third, "appearance", 2.0)], ids=[f"e{k}" for k in range(42)])
+    nights.mkdir()
+    whole = {field.name: later[field.name] if field.name in later.column_names else [None] * 42 for field in FEEDBACK}
+    write_table(pa.table(whole, schema=FEEDBACK), nights / "0001.parquet")
+    assert (score(mine, first), score(mine, third), score("guest", second)) == (1.0, 2.0, 4.0)
+    with pytest.raises(LookupError, match="user 'nobody' is not in"):
+        ratings_of("nobody", tmp_path, nights, photos)
