@@ -23,6 +23,7 @@ from model.choices import Choices, Sites, no_choices, observed, usable, weigh
 from model.scores import DIMENSIONS
 from model.selection import fit_selection
 from tasks.ratings import Photos, Ratings, user_split
+from tasks.splits import VAL, split_of
 
 SELECTION_USERS = 2000
 """Survey answers of more users than this teach selection nothing new."""
@@ -104,7 +105,8 @@ def finetune(
         own = stats.total()
         whole = [team.total(part) for part in (own.A, own.b, own.yy, own.n)]
         counted = team.total((stats.n > 0).sum(0).to(torch.float64))
-        common = _population_mean(phi, ratings, mine, users, basis.generic_weights(), team)
+        held = torch.tensor([split_of(photo) == VAL for photo in photos.ids])
+        common = _population_mean(phi, ratings, mine, users, basis.generic_weights(), held, team)
         first, prior = 0, personal.start_prior(personal.Stats(*whole), counted, common)
     else:
         first, prior = resume
@@ -149,7 +151,9 @@ def finetune(
     return bank
 
 
-def _population_mean(phi: Tensor, ratings: Ratings, mine: Tensor, users: list[str], base: Tensor, team: Team) -> Tensor:
+def _population_mean(
+    phi: Tensor, ratings: Ratings, mine: Tensor, users: list[str], base: Tensor, held: Tensor, team: Team
+) -> Tensor:
     """`personal.population_mean` of the users `mine` of all ranks."""
     own = _of_users(ratings, mine.tolist(), len(users))
     known = ~own.y.isnan()
@@ -166,7 +170,7 @@ def _population_mean(phi: Tensor, ratings: Ratings, mine: Tensor, users: list[st
     per_photo[1].index_add_(0, own.photo, known.to(torch.float64))
     total, raters = team.total(per_photo)
     target = torch.where(raters > 0, total / raters.clamp_min(1) + grand, torch.nan)
-    return personal.population_mean(phi, target, raters, base)
+    return personal.population_mean(phi, target, raters, base, held)
 
 
 def _of_users(ratings: Ratings, rows: list[int], users: int) -> Ratings:
