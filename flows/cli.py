@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli_forget import forget
 from flows.cli_labels import labels
 from flows.cli_personal import rollback
 from flows.cli_review import review
@@ -199,6 +200,7 @@ def export_weights(
 app.command()(up)
 app.command()(down)
 app.command()(rollback)
+app.command()(forget)
 app.add_typer(labels, name="labels")
 app.add_typer(review, name="review")
 

@@ -105,6 +105,16 @@ class LoraBank:
         gone = set(user_ids)
         return self.take(torch.tensor([i for i, user in enumerate(self.users) if user not in gone], dtype=torch.long))
 
+    def without_photo(self, photo: str) -> int:
+        """Drop the kept ratings of a photo id (`forget`); of how many users there were any."""
+        digest = torch.frombuffer(bytearray.fromhex(photo), dtype=torch.uint8)
+        users = torch.nonzero((self.photo == digest).all(2).any(1)).flatten().tolist()
+        for row in users:
+            ids, y, at, weight = self.kept(row)
+            left = [k for k, known in enumerate(ids) if known != photo]
+            self.keep(row, [ids[k] for k in left], y[left], at[left], weight[left])
+        return len(users)
+
     def promote(self, promoted: Tensor, rows: Tensor) -> None:
         """Serve `rows` (U, D, size) where promoted (U, D); what was served before is kept for rollback."""
         users = promoted.any(1)

@@ -13,7 +13,7 @@ Two questions, asked of the score that is served (experts combined by the user's
 A photo moves a score through its pixels here, and mesh and points are inputs of their own, though they were found in the
 photo: what a pixel did to the mesh is not followed, nor where the encoder chose to look.
 
-    shown = explain(predictor, image, answer, "user-0001")       # answer: what the predictor says of the photo
+    shown = explain(predictor, image, answer, user)       # answer: what the predictor says of the photo
 """
 
 from __future__ import annotations

@@ -16,8 +16,10 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from model.scores import DIMENSIONS
+from tasks.forgotten import read_forgotten
 from tasks.intake.feedback import settle_feedback
 from tasks.intake.items import write_items
+from tasks.intake.left_out import leave_out
 from tasks.intake.photos import write_photos
 from tasks.intake.quarantine import BadInput, Quarantine, as_lines
 from tasks.intake.raters import settle_raters
@@ -50,14 +52,15 @@ def build_cohort(
     Raises BadInput (one line) if the run cannot go on; `out` is then as it was before.
     """
     now = now or datetime.now(UTC)
-    cohort = read_source(source, path, scale)
+    cohort, forgotten = read_source(source, path, scale), read_forgotten()
+    leave_out(cohort, forgotten)
     aside = cohort.quarantine
     items = cohort.items
     not_photos = 0 if items else len(aside.of_files())
     with replaced_folder(out) as folder:
         shards, label = folder / "photos", cohort.photos_label
         if items:
-            index = write_items(items, shards, aside, on_progress)
+            index = write_items(items, shards, aside, on_progress, forgotten)
             if not index.photos:
                 raise BadInput(f"{label}: none of its {items.rows} rows can be used: {_reasons(aside)}")
         else:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from model.files import file_hash
+from tasks.forgotten import read_forgotten
 from tasks.intake.quarantine import BadInput
 from tasks.printable import printable
 from tasks.tables import read_json, write_json, write_text
@@ -38,7 +39,7 @@ def write_listing(
     root = Path(root)
     if not root.is_dir():
         raise BadInput(f"data.path: {'is a file, not a folder' if root.exists() else 'no such folder'}: {root}")
-    before = read_json(known) if known.exists() else {}
+    before, forgotten = read_json(known) if known.exists() else {}, read_forgotten()
     entries = sorted(_entries(root))
     lines, after, now = [], {}, time.time_ns()
     for done, (name, what) in enumerate(entries, 1):
@@ -48,6 +49,8 @@ def write_listing(
         else:
             key, mark = printable(path.absolute()), [what.st_size, what.st_mtime_ns]
             content = before[key][2] if before.get(key, [])[:2] == mark else _sha256(path)
+            if forgotten.has("photo", content):
+                continue
             if now - what.st_mtime_ns > _FRESH_S * 1e9:
                 after[key] = [*mark, content]
         lines.append(f"{content}  {printable(name)}\n")

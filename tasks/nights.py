@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.files import file_hash
+from tasks.forgotten import read_forgotten
 from tasks.intake.feedback import sift
 from tasks.intake.quarantine import Quarantine
 from tasks.reviewed import STORE
@@ -94,7 +95,10 @@ def _reviewed(cohort: Path, store: str | None, now: datetime, aside: Quarantine)
     from tasks.reviews import feedback_rows, known_people, open_store
 
     engine = open_store(store)
-    rows, guests = feedback_rows(engine), known_people(engine, "user")
+    forgotten, rows, guests = read_forgotten(), feedback_rows(engine), known_people(engine, "user")
+    gone = forgotten.among("person", (row["user_id"] for row in rows))
+    lost = forgotten.among("photo", (photo for row in rows for photo in (row["photo_id"], row["text"]) if photo))
+    rows = [row for row in rows if row["user_id"] not in gone and not {row["photo_id"], row["text"]} & lost]
     engine.dispose()
     people = read_table(cohort / "raters.parquet", ["rater_id"])["rater_id"].to_pylist()
     photos = set(read_shards(cohort / "photos", ["photo_id"])["photo_id"].to_pylist())

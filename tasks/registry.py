@@ -83,10 +83,10 @@ def example(length: int | None = None) -> Any:
     from PIL import Image
 
     if length is not None:
-        return pd.DataFrame({"user_id": ["user-0001"], "vector": [[0.0] * length]})
+        return pd.DataFrame({"user_id": ["somebody"], "vector": [[0.0] * length]})
     picture = io.BytesIO()
     Image.new("RGB", (32, 32), (128, 128, 128)).save(picture, "JPEG")
-    return pd.DataFrame({"user_id": ["user-0001"], "image": [base64.b64encode(picture.getvalue()).decode()]})
+    return pd.DataFrame({"user_id": ["somebody"], "image": [base64.b64encode(picture.getvalue()).decode()]})
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tasks.exchange.history import FOLDER, imported_labels
+from tasks.forgotten import read_forgotten
 from tasks.schemas import LABELS, check
 from tasks.tables import read_json, read_table, replaced_folder, write_json, write_table
 
@@ -40,10 +41,12 @@ def write_reviewed(out: Path = Path("data/reviews"), store: Path = STORE, import
         drafts += [drafts_of(engine, number) for number, _ in rounds(engine)]
         surveys = surveys_of(engine)
         engine.dispose()
-    found = latest(pa.concat_tables([*labels, imported_labels(imported)]))
+    forgotten, gone = read_forgotten(), {"rater_id": "person", "photo_id": "photo"}
+    found = forgotten.without(latest(pa.concat_tables([*labels, imported_labels(imported)])), **gone)
+    surveys = {person: answers for person, answers in surveys.items() if not forgotten.has("person", person)}
     with replaced_folder(out) as folder:
         write_table(check(found, "labels"), folder / "labels.parquet")
-        write_table(check(pa.concat_tables(drafts), "labels"), folder / "pseudo.parquet")
+        write_table(check(forgotten.without(pa.concat_tables(drafts), **gone), "labels"), folder / "pseudo.parquet")
         write_json(surveys, folder / "surveys.json")
     return found
 

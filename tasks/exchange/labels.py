@@ -22,6 +22,7 @@ from tasks.exchange.drafts import photo_finder, photo_names, read_drafts
 from tasks.exchange.history import FOLDER, append
 from tasks.exchange.label_studio import write_project
 from tasks.exchange.sheet import read_sheet, write_sheet
+from tasks.forgotten import KINDS, read_forgotten
 from tasks.intake.csv_file import read_csv
 from tasks.intake.quarantine import BadInput, Quarantine, as_lines
 from tasks.printable import counted
@@ -101,6 +102,8 @@ def import_labels(
     read = read_annotations if form == "label-studio" else read_sheet
     rows, count, waiting = read(path, rater_of, photo_finder(names), now or datetime.now(UTC), quarantine, round)
     quarantine.reword({}, _RIGHT | words)
+    forgotten = read_forgotten()
+    quarantine.leave_out(lambda text: any(forgotten.has(kind, text) for kind in KINDS))
     added = append(rows, folder)
     table = check(quarantine.table(), "quarantine")
     write_table(table, folder / "quarantine.parquet")

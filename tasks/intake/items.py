@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.forgotten import Forgotten
 from tasks.intake.csv_file import check_header
 from tasks.intake.photos import SHARD_BYTES, PhotoIndex, write_shard
 from tasks.intake.quarantine import BadInput, Quarantine
@@ -86,7 +87,11 @@ def find_items(path: Path, quarantine: Quarantine) -> Items:
 
 
 def write_items(
-    items: Items, folder: Path, quarantine: Quarantine, on_progress: Callable[[int, int], None] | None = None
+    items: Items,
+    folder: Path,
+    quarantine: Quarantine,
+    on_progress: Callable[[int, int], None] | None = None,
+    forgotten: Forgotten | None = None,
 ) -> PhotoIndex:
     """Write the items that can be used to `folder`/NNNNN.parquet (`photos` table), in the order of the file.
 
@@ -96,6 +101,8 @@ def write_items(
     index, rows = PhotoIndex(), []
     most = max(64, min(_BATCH, SHARD_BYTES // (NUMBER.itemsize * items.length)))
     for name, vector in usable(items, quarantine, index, on_progress):
+        if forgotten is not None and forgotten.has("photo", item_id(name)):
+            continue
         index.ids[name] = item_id(name)
         index.photos += 1
         row = {"photo_id": index.ids[name], "name": name, "width": None, "height": None, "source": SOURCE}

@@ -5,7 +5,7 @@ Rows are lines of the file as an editor shows them: 1 is the header.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
@@ -47,6 +47,13 @@ class Quarantine:
     def reword(self, fields: dict[str, str], reasons: dict[str, str]) -> None:
         """Say fields and reasons in other words, where there are any."""
         self._rows = [(f, row, fields.get(x, x), reasons.get(why, why), value) for f, row, x, why, value in self._rows]
+
+    def leave_out(self, forgotten: Callable[[str], bool]) -> None:
+        """Drop findings whose file or value is of somebody forgotten: setting them aside would name them."""
+        self._rows = [
+            row for row in self._rows
+            if not (forgotten(row[0].rsplit("/", 1)[-1]) or (row[4] is not None and forgotten(row[4])))
+        ]  # fmt: skip
 
     def of_files(self) -> list[str]:
         """Files set aside as a whole (no row)."""

@@ -12,8 +12,13 @@ import os
 from datetime import date, timedelta
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.forgotten import read_forgotten
 from tasks.params import Mannequins
 from tasks.progress import counted
+from tasks.tables import write_table
 
 FIRST_NIGHT = date(2026, 5, 2)
 """The day whose feedback is that of the first night."""
@@ -50,8 +55,17 @@ def write_mannequins(out: Path, body: Path, settings: Mannequins, seed: int) -> 
         seed=seed,
         nights=[str(FIRST_NIGHT + timedelta(days=k)) for k in range(settings.nights)],
     )
-    found.raters.to_csv(out / "raters.csv", index=False)
-    found.ratings.to_csv(out / "ratings.csv", index=False)
-    found.feedback.to_csv(out / "feedback.csv", index=False)
-    found.truth.to_csv(out / "raters_truth.csv", index=False)
+    forgotten = read_forgotten()
+    lost = {name for name, photo in zip(truth["photo"], hashes) if forgotten.has("photo", photo)}
+    gone = forgotten.among("person", found.raters["rater_id"])
+    for name in lost:
+        (out / "photos" / name).unlink()
+    if lost:
+        write_table(table.filter(pc.invert(pc.is_in(table["photo"], pa.array(sorted(lost))))), out / "truth.parquet")
+    frames = {"raters": found.raters, "ratings": found.ratings, "feedback": found.feedback, "raters_truth": found.truth}
+    for name, frame in frames.items():
+        for column, these in (("rater_id", gone), ("user_id", gone), ("photo", lost)):
+            if these and column in frame:
+                frame = frame[~frame[column].isin(these)]
+        frame.to_csv(out / f"{name}.csv", index=False)
     (out / "cohort.yaml").write_text("name: mannequins\nscale: [0, 10]\nsimulated: true\n")

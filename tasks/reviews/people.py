@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
+from tasks.forgotten import FILE, read_forgotten
 from tasks.intake.quarantine import BadInput
 from tasks.reviews.store import now, writing
 from tasks.reviews.tables import LINKS
@@ -48,6 +49,8 @@ def invite(engine: Engine, person_id: str, role: str, days: float = 30) -> str:
         raise BadInput(f"invite: {role!r} is no role; right are {' and '.join(ROLES)}")
     if not (math.isfinite(days) and 0 < days <= LONGEST_DAYS):
         raise BadInput(f"invite: {days:g} days; right is a number above 0, {LONGEST_DAYS} at most")
+    if line := read_forgotten().line_of("person", person_id):
+        raise BadInput(f"invite: {person_id} was forgotten; should they come back, take {' '.join(line)} out of {FILE}")
     token = secrets.token_urlsafe(32)
     expires = (datetime.now(UTC) + timedelta(days=days)).isoformat(timespec="microseconds")
     with writing(engine) as connection:

@@ -1,0 +1,356 @@
+"""MLflow: every version that holds somebody, their own models, runs, cards and whatever else names them.
+
+    user      their entry leaves the bank of every version ever registered, older ones too; their own models go
+    expert    their own models go; of `physique-personal` the version that serves calls them `forgotten-…` and is `stale`
+              until the next run replaces it, every other one that holds their network goes
+    photo     the ratings of it that low-rank entries keep go; versions that learned from it are `stale`
+
+A version that learned from somebody without holding them carries the tag `stale`, which says why; `pretrain` and what
+follows make new ones, since what they read has changed. A service has a bank in memory until it loads the model again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from tasks.forget.target import Target
+from tasks.tables import write_text
+
+STALE = "stale"
+REPLACED = "forget.until"
+"""Tag of a version that has to go as soon as another one serves."""
+ROWS = {"params", "tags", "metrics", "latest_metrics", "logged_model_metrics", "logged_model_params", "logged_model_tags",
+        "model_version_tags", "registered_model_tags", "registered_model_aliases", "experiment_tags", "inputs",
+        "input_tags"}  # fmt: skip
+_BUNDLE = "artifacts/bundle"
+
+
+class Models:
+    """As one of the places of `tasks.forget.run.places`."""
+
+    name = "MLflow"
+
+    def find(self, target: Target) -> list[str]:
+        """Rows of the database, its bytes, and every file of every artifact."""
+        from tasks.forget.databases import traces
+        from tasks.forget.search import in_file, in_folder
+        from tasks.registry import use_tracking
+
+        use_tracking()
+        found, engine = [], database()
+        if engine is not None:
+            found += traces(engine, target)
+            if engine.dialect.name == "sqlite":
+                files = [Path(f"{engine.url.database}{end}") for end in ("", "-wal", "-journal")]
+                found += [f"{path}: {what}" for path in files if path.is_file() for what in in_file(path, target)]
+        for root in _local_roots():
+            found += in_folder(root, target)
+        for place in _remote_models():
+            with _local_copy(place, "") as folder:
+                found += [f"{place}: {what}" for what in in_folder(folder, target)]
+        return found
+
+    def remove(self, target: Target) -> dict[str, int]:
+        """Take it out of artifacts first, then out of the database."""
+        from tasks.forget.databases import erase, write_anew
+        from tasks.registry import use_tracking
+
+        use_tracking()
+        counts: dict[str, int] = {}
+
+        def count(what: str, more: int = 1) -> None:
+            counts[what] = counts.get(what, 0) + more
+
+        _own_models(target, count)
+        _banks(target, count)
+        _examples(target, count)
+        if not target.is_photo:
+            _runs(target, count)
+        engine = database()
+        if engine is not None:
+            counts |= {f"rows of {name}": rows for name, rows in erase(engine, target, ROWS).items()}
+            write_anew(engine)
+        return {what: number for what, number in counts.items() if number}
+
+
+def database() -> Any:
+    """SQLAlchemy's engine of the tracking database; None where a server stands before it."""
+    import mlflow
+    import sqlalchemy as sa
+
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith("sqlite"):
+        path = sa.make_url(uri).database
+        return sa.create_engine(uri, connect_args={"timeout": 60}) if path and Path(path).is_file() else None
+    return sa.create_engine(uri) if uri.startswith(("postgresql", "mysql", "mssql")) else None
+
+
+def drop_replaced() -> int:
+    """Delete versions that were kept only until another one serves; how many."""
+    from mlflow import MlflowClient
+
+    from tasks.registry import CHAMPION, PERSONAL
+
+    client, count = MlflowClient(), 0
+    for version in client.search_model_versions(f"name = '{PERSONAL}' and tags.`{REPLACED}` = 'replaced'"):
+        if CHAMPION not in client.get_model_version(PERSONAL, version.version).aliases:
+            _delete_version(PERSONAL, version)
+            count += 1
+    return count
+
+
+def _own_models(target: Target, count: Any) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    for name in target.models:
+        versions = client.search_model_versions(f"name = '{name}'")
+        for version in versions:
+            _delete_artifacts(version.source)
+            count("versions of their own models")
+        for place in _local_models():  # logged, never registered: a run was killed in between
+            if _name_of(place) == name:
+                shutil.rmtree(place)
+        if versions or any(model.name == name for model in client.search_registered_models(f"name = '{name}'")):
+            client.delete_registered_model(name)
+
+
+def _banks(target: Target, count: Any) -> None:
+    """Every bundle with a bank in it, and what its version says from now on."""
+    from mlflow import MlflowClient
+
+    from model.bank_opened import content_hash
+    from tasks.banks import CONTENT
+    from tasks.forget.databases import NOBODY
+    from tasks.forget.scrub import rename_expert, scrub_bank, settled
+    from tasks.registry import CHAMPION, PERSONAL
+
+    client = MlflowClient()
+    found = client.search_model_versions(f"name = '{PERSONAL}'")  # which tells no aliases
+    versions = {each.source: client.get_model_version(PERSONAL, each.version) for each in found}
+    sources = dict.fromkeys([*versions, *(f"models:/{place.name}" for place in _local_models())])
+    for source in sources:
+        version, held, serving = versions.get(source), False, False
+        try:
+            with _local_copy(source, _BUNDLE, write=True) as bundle:
+                if bundle is None:
+                    continue
+                settled(bundle)
+                if not (bundle / "bank").is_dir():  # somebody's own network; it may say which expert it began with
+                    count("bundles renamed", rename_expert(bundle, target, NOBODY) if target.kind == "expert" else 0)
+                    continue
+                if target.kind == "expert":
+                    held = _expert_in(bundle, target)
+                    serving = version is not None and CHAMPION in version.aliases
+                    if held and serving:
+                        _rename(bundle, target)
+                        count("versions that no longer name them")
+                else:
+                    changed, taught = scrub_bank(bundle / "bank", target)
+                    count("entries of banks", changed)
+                    if changed and version is not None:
+                        client.set_model_version_tag(PERSONAL, version.version, CONTENT, content_hash(bundle / "bank"))
+                    if taught and version is not None:
+                        _stale(PERSONAL, version.version, "its prior was learned from users of whom one was forgotten")
+        except ValueError:  # a bank of an older format, which nobody can take apart any more
+            held, serving = True, False
+        if target.kind == "expert" and held and serving:
+            _stale(PERSONAL, version.version, "it holds what a forgotten expert taught")
+            client.set_model_version_tag(PERSONAL, version.version, REPLACED, "replaced")
+        elif held:
+            if version is not None:
+                _delete_version(PERSONAL, version)
+            else:
+                _delete_artifacts(source)
+            count("versions that were deleted")
+    if target.kind != "user":
+        learned = "a forgotten expert" if target.kind == "expert" else "labels of a forgotten photo"
+        names = [model.name for model in client.search_registered_models(filter_string="name LIKE 'physique-%'")]
+        for name in names:
+            for version in client.search_model_versions(f"name = '{name}'"):
+                _stale(name, version.version, f"it learned from {learned}")
+                count("versions marked as stale")
+
+
+def _examples(target: Target, count: Any) -> None:
+    """Text beside a bundle that names it: examples of what a model is asked, as they once were."""
+    for place in _local_models():
+        for path in [*place.glob("artifacts/*.json"), *place.glob("artifacts/code/model/*.py")]:
+            text = path.read_text(encoding="utf-8")
+            if target.in_bytes(text.encode()):
+                write_text(target.without_name(text), path)
+                count("examples")
+
+
+def _stale(name: str, version: str, why: str) -> None:
+    from mlflow import MlflowClient
+
+    MlflowClient().set_model_version_tag(name, version, STALE, why)
+
+
+def _runs(target: Target, count: Any) -> None:
+    """Runs of the person alone (`personal-full`) are deleted, cards of theirs in a run of many."""
+    from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    client = MlflowClient()
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    for run in _all_runs(client, experiments):
+        if run.data.params.get("user") == target.id and run.data.tags.get("physique.stage") == "personal-full":
+            client.delete_run(run.info.run_id)
+            count("runs")
+        repository = get_artifact_repository(run.info.artifact_uri)
+        cards = {Path(each.path).name for each in repository.list_artifacts("cards")}
+        for name in cards.intersection(target.models):
+            repository.delete_artifacts(f"cards/{name}")
+            count("model cards")
+
+
+def _all_runs(client: Any, experiments: list[str]) -> Iterator[Any]:
+    from mlflow.entities import ViewType
+
+    token = None
+    while experiments:
+        page = client.search_runs(experiments, run_view_type=ViewType.ALL, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _expert_in(bundle: Path, target: Target) -> bool:
+    from tasks.tables import read_json
+
+    files = (bundle / "bundle.json", bundle / "bank" / "bank.json")
+    return any(target.id in read_json(path)["models"] for path in files)
+
+
+def _rename(bundle: Path, target: Target) -> None:
+    """The network stays until the next run, for what is served is built on it; whose it was does not."""
+    import secrets
+
+    from tasks.forget.scrub import rename_expert
+
+    rename_expert(bundle, target, f"forgotten-{secrets.token_hex(4)}")
+
+
+def _delete_version(name: str, version: Any) -> None:
+    from mlflow import MlflowClient
+
+    _delete_artifacts(version.source)
+    MlflowClient().delete_model_version(name, version.version)
+
+
+def _delete_artifacts(source: str) -> None:
+    """The logged model behind a version, and all its files."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    location = _location(source)
+    if location is None:
+        return
+    local = _local(location)
+    if local is not None:
+        shutil.rmtree(local.parent if local.name == "artifacts" else local, ignore_errors=True)
+    else:
+        get_artifact_repository(location).delete_artifacts("")
+    try:
+        MlflowClient().delete_logged_model(source.removeprefix("models:/"))
+    except MlflowException:
+        return  # of an older MLflow, or deleted already
+
+
+def _location(source: str) -> str | None:
+    """Where the files of a source (`models:/m-…`) lie; None when that is gone."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    if not source.startswith("models:/"):
+        return source
+    for root in _local_roots():
+        if (place := root / "models" / source.removeprefix("models:/") / "artifacts").is_dir():
+            return place.as_uri()
+    try:
+        return MlflowClient().get_logged_model(source.removeprefix("models:/")).artifact_location
+    except MlflowException:
+        return None
+
+
+def _local(location: str) -> Path | None:
+    parsed = urlparse(location)
+    if parsed.scheme in ("", "file"):
+        return Path(unquote(parsed.path))
+    return None
+
+
+def _local_roots() -> list[Path]:
+    """Artifact folders of this machine, of all experiments, deleted ones too."""
+    from mlflow import MlflowClient
+    from mlflow.entities import ViewType
+
+    places = [_local(each.artifact_location) for each in MlflowClient().search_experiments(view_type=ViewType.ALL)]
+    return sorted({place for place in places if place is not None and place.is_dir()})
+
+
+def _local_models() -> list[Path]:
+    return [place for root in _local_roots() for place in sorted(root.glob("models/m-*")) if place.is_dir()]
+
+
+def _remote_models() -> list[str]:
+    """Locations of the versions' files that lie elsewhere."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    places = set()
+    for model in client.search_registered_models(filter_string="name LIKE 'physique-%'"):
+        places |= {_location(version.source) for version in client.search_model_versions(f"name = '{model.name}'")}
+    return sorted(place for place in places if place and _local(place) is None)
+
+
+def _name_of(place: Path) -> str | None:
+    """Whose own model a folder of artifacts is."""
+    from tasks.registry import expert_model
+    from tasks.tables import read_json
+
+    path = place / "artifacts" / _BUNDLE / "bundle.json"
+    about = read_json(path) if path.is_file() else {}
+    if about.get("personal") or len(about.get("models", {})) != 1:
+        return None
+    return expert_model(next(iter(about["models"])))
+
+
+@contextmanager
+def _local_copy(source: str, part: str, write: bool = False) -> Iterator[Any]:
+    """A part of a source's files as a folder here; None when it has none. Elsewhere: what `write` changed goes back."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    location = _location(source)
+    if location is None:
+        yield None
+        return
+    local = _local(location)
+    if local is not None:
+        yield local / part if (local / part).is_dir() else None
+        return
+    repository = get_artifact_repository(location)
+    with TemporaryDirectory() as temporary:
+        folder = Path(repository.download_artifacts(part, temporary))
+        before = _contents(folder) if write else {}
+        yield folder
+        after = _contents(folder) if write else {}
+        for name, data in after.items():
+            if before.get(name) != data:
+                repository.log_artifact(str(folder / name), (Path(part) / name).parent.as_posix())
+        for name in before.keys() - after.keys():
+            repository.delete_artifacts((Path(part) / name).as_posix())
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,0 +1,82 @@
+"""Prefect's database: parameters, artifacts, logs and events that name somebody; of a photo also artifacts with pictures.
+
+The database is the one that a Prefect server of this machine and user would open (PREFECT_SERVER_DATABASE_CONNECTION_URL,
+else `prefect.db` in PREFECT_HOME). One behind a server elsewhere cannot be reached from here, which is said.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from tasks.forget.target import Target
+
+ROWS = {"log", "artifact", "artifact_collection", "events", "event_resources", "flow_run", "task_run", "flow_run_input",
+        "flow_run_state", "task_run_state", "task_run_state_cache"}  # fmt: skip
+
+
+class PrefectRuns:
+    """As one of the places of `tasks.forget.run.places`."""
+
+    name = "Prefect"
+
+    def find(self, target: Target) -> list[str]:
+        """Rows, bytes of the database's files, and files of results."""
+        from tasks.forget.databases import traces
+        from tasks.forget.search import in_file, in_folder
+
+        found, engine = [], database()
+        if engine is not None:
+            found += traces(engine, target)
+            files = [Path(f"{engine.url.database}{end}") for end in ("", "-wal", "-journal")]
+            sqlite = engine.dialect.name == "sqlite"
+            engine.dispose()
+            found += [f"{path}: {what}" for path in files if sqlite and path.is_file() for what in in_file(path, target)]
+        return found + in_folder(_results(), target) if _results().is_dir() else found
+
+    def remove(self, target: Target) -> dict[str, int]:
+        """Delete what names it. Runs lose their record, not their results."""
+        from tasks.forget.databases import erase, write_anew
+        from tasks.forget.search import in_file
+
+        engine, counts = database(), {}
+        if engine is not None:
+            pictures = (lambda text: "data:image/" in text) if target.is_photo else (lambda text: False)
+            counts = erase(engine, target, ROWS, pictures)
+            write_anew(engine)
+            engine.dispose()
+        for path in sorted(_results().rglob("*")) if _results().is_dir() else []:
+            if path.is_file() and in_file(path, target):
+                path.unlink()
+                counts["results"] = counts.get("results", 0) + 1
+        return counts
+
+
+def database() -> sa.Engine | None:
+    """Prefect's database, opened without Prefect; None where there is none."""
+    from prefect.settings import get_current_settings
+
+    text = get_current_settings().server.database.connection_url
+    if text is None:
+        return None
+    url = sa.make_url(text.get_secret_value() if hasattr(text, "get_secret_value") else str(text))
+    if url.drivername.startswith("sqlite"):
+        if not url.database or not Path(url.database).is_file():
+            return None
+        return sa.create_engine(url.set(drivername="sqlite"), connect_args={"timeout": 60})
+    return sa.create_engine(url.set(drivername="postgresql+psycopg"))
+
+
+def elsewhere() -> str:
+    """The address of a Prefect server that is not on this machine; '' where there is none."""
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value() or ""
+    return "" if not url or any(host in url for host in ("127.0.0.1", "localhost", "[::1]")) else url
+
+
+def _results() -> Path:
+    from prefect.settings import get_current_settings
+
+    return Path(get_current_settings().home) / "storage"
