@@ -10,6 +10,7 @@ import typer
 
 from flows.cli_forget import forget
 from flows.cli_labels import labels
+from flows.cli_lineage import lineage
 from flows.cli_personal import rollback
 from flows.cli_review import review
 from flows.cli_up import down, up
@@ -201,6 +202,7 @@ app.command()(up)
 app.command()(down)
 app.command()(rollback)
 app.command()(forget)
+app.command()(lineage)
 app.add_typer(labels, name="labels")
 app.add_typer(review, name="review")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from prefect import flow
 
 from tasks.banks import bank_page, keep_bank, lora_config, night_rule, night_settings, register_bank
+from tasks.forget.models import drop_replaced
 from tasks.lineage import plan
 from tasks.lora import NEVER
 from tasks.lora_nights import lora_nights_loop
@@ -50,8 +51,10 @@ def continual(
             facts = keep_bank(folder, "continual.json", todo.start)
         else:
             facts = register_bank(
-                folder, "continual", "continual.json", Path(pretrain), Path(body), Path(meshnet), params
-            )
+                folder, "continual", "continual.json", Path(pretrain), Path(body), Path(meshnet), params,
+                todo.start, Path(finetune),
+            )  # fmt: skip
+        drop_replaced()
         page = bank_page("Nights of feedback", facts, folder / "users.parquet")
     publish("continual", page)
 

@@ -72,14 +72,16 @@ def night_settings(cohort: Path, pretrain: Path, first: Path, todo: Plan, out: P
 
 
 def register_bank(
-    folder: Path, stage: str, summary: str, pretrain: Path, body: Path, meshnet: Path, params: Params
+    folder: Path, stage: str, summary: str, pretrain: Path, body: Path, meshnet: Path, params: Params, *before: Path
 ) -> dict[str, Any]:
     """Register the bank in `folder` as `physique-personal` and note its version in the stage's summary.
 
+    before: folders of the banks that this one was made from.
     A bank that is registered already, by a run that was killed later on, is not registered again.
     """
     from model.bank_opened import content_hash
     from model.predictor import write_bundle
+    from tasks.ancestry import parents_of
     from tasks.registry import PERSONAL, photo_reader, promote, register, registered_with, stage_run
 
     facts, content = read_json(folder / summary), content_hash(folder / "bank")
@@ -101,7 +103,7 @@ def register_bank(
         )
         metrics = {key: float(value) for key, value in facts.items() if isinstance(value, (int, float))}
         # Entries passed the gate one by one, so the bank they are in serves from now on.
-        about_bank = {"bank.stage": stage, CONTENT: content}
+        about_bank = {"bank.stage": stage, CONTENT: content} | parents_of(pretrain, *before)
         version = register(PERSONAL, bundle, stage, metrics=metrics, about=about_bank, champion=True)
     write_json(facts | {"mlflow_run": run_id, "registered": version}, folder / summary)
     return facts | {"registered": version}

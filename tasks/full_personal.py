@@ -162,9 +162,12 @@ def register_full(
 ) -> dict[str, Any]:  # fmt: skip
     """Register the model as `physique-personal-full-<user>`; name, version, uri."""
     from model.predictor import write_bundle
+    from tasks.ancestry import PARENTS
     from tasks.registry import photo_reader, register, registered_name, stage_run
 
     name = registered_name(FULL, user)
+    base = Path(config["from"]).parent.parent / "pretrain.json"
+    expert = read_json(base)["experts"].get(config["expert"]) if base.is_file() else None
     about = {"user": user, "expert": config["expert"]}
     with stage_run("personal-full", about | {"pull": config["pull"]}), TemporaryDirectory() as folder:
         bundle = write_bundle(
@@ -175,7 +178,8 @@ def register_full(
             dimensions=config["dimensions"],
         )
         said = {f"test_srcc_{d}_{who}": value for d, row in found.items() for who, value in row.items() if value == value}
-        return register(name, bundle, "personal-full", metrics=said, about=about, champion=True)
+        tags = about | ({PARENTS: f"{expert['name']}/{expert['version']}"} if expert else {})
+        return register(name, bundle, "personal-full", metrics=said, about=tags, champion=True)
 
 
 def full_page(user: str, version: dict[str, Any], config: dict[str, Any], found: dict[str, dict[str, float]]) -> str:

@@ -34,7 +34,7 @@ def rollback_user(user: str, artifacts: Path = Path("artifacts")) -> dict[str, A
     from model.bank_opened import open_bank
     from model.lora_bank import has_lora
     from tasks.lora_rollback import user_taken_back
-    from tasks.registry import PERSONAL, champion_bundle
+    from tasks.registry import PERSONAL, champion
 
     folder = _pipeline_bank(artifacts)
     bank = open_bank(folder / "bank")
@@ -45,11 +45,11 @@ def rollback_user(user: str, artifacts: Path = Path("artifacts")) -> dict[str, A
     if lora is None and (int(part.version[0]) == 0 or torch.equal(part.weights, part.previous)):
         raise BadInput(f"user {user!r} has no entry before the one that is served; nothing was changed")
     part.rollback(torch.tensor([0]))
-    bundle = champion_bundle(PERSONAL)
+    bundle, serving = champion(PERSONAL)
     with TemporaryDirectory(dir=artifacts) as temporary:
         fresh = Path(temporary) / "bank"
         _save(bank.updated([part], about={"stage": "rollback"}), lora, fresh)
-        version = _registered(bundle, fresh, Path(temporary) / "bundle", {"user": user})
+        version = _registered(bundle, fresh, Path(temporary) / "bundle", {"user": user}, serving)
         _save(open_bank(fresh), lora, folder / "bank")
     return _serving(folder, version)
 
@@ -117,15 +117,17 @@ def _pipeline_bank(artifacts: Path) -> Path:
     return folder
 
 
-def _registered(bundle: Path, bank: Path, temporary: Path, about: dict[str, str]) -> dict[str, Any]:
-    """Register the champion's bundle with another bank in it; not yet the champion."""
+def _registered(bundle: Path, bank: Path, temporary: Path, about: dict[str, str], serving: str) -> dict[str, Any]:
+    """Register the bundle of the version that serves with another bank in it; not yet the champion."""
     from model.bank_opened import content_hash
     from model.files import link
+    from tasks.ancestry import PARENTS
     from tasks.registry import PERSONAL, register, stage_run
 
     shutil.copytree(bundle, temporary, copy_function=link, ignore=lambda at, _: ["bank"] if Path(at) == bundle else [])
     shutil.copytree(bank, temporary / "bank", copy_function=link)
-    tags = {"bank.stage": "rollback", CONTENT: content_hash(bank)} | {f"rollback.{k}": v for k, v in about.items()}
+    tags = {"bank.stage": "rollback", CONTENT: content_hash(bank), PARENTS: f"{PERSONAL}/{serving}"}
+    tags |= {f"rollback.{k}": v for k, v in about.items()}
     with stage_run("rollback", about):
         return register(PERSONAL, temporary, "rollback", metrics={}, about=tags, champion=False)
 

@@ -20,9 +20,9 @@ _NO_TEXT = (sa.Numeric, sa.Integer, sa.Boolean, sa.DateTime, sa.LargeBinary, sa.
 
 
 def erase(
-    engine: sa.Engine, target: Target, rows: set[str], also: Callable[[str], bool] = lambda _: False
+    engine: sa.Engine, target: Target, rows: frozenset[str] = frozenset(), also: Callable[[str], bool] = lambda _: False
 ) -> dict[str, int]:
-    """Delete rows that name it in the tables `rows`, put NOBODY for the name elsewhere; how many rows by table.
+    """Delete rows that name it in the tables `rows` or in their key, put NOBODY for the name elsewhere; rows by table.
 
     also: texts whose rows go too, though they name nobody (pictures).
     """

@@ -13,21 +13,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import unquote, urlparse
 
+from tasks.forget.artifacts import delete_artifacts, local_copy, local_models, local_roots, remote_models
 from tasks.forget.target import Target
 from tasks.tables import write_text
 
 STALE = "stale"
 REPLACED = "forget.until"
 """Tag of a version that has to go as soon as another one serves."""
-ROWS = {"params", "tags", "metrics", "latest_metrics", "logged_model_metrics", "logged_model_params", "logged_model_tags",
-        "model_version_tags", "registered_model_tags", "registered_model_aliases", "experiment_tags", "inputs",
-        "input_tags"}  # fmt: skip
 _BUNDLE = "artifacts/bundle"
 
 
@@ -49,10 +44,10 @@ class Models:
             if engine.dialect.name == "sqlite":
                 files = [Path(f"{engine.url.database}{end}") for end in ("", "-wal", "-journal")]
                 found += [f"{path}: {what}" for path in files if path.is_file() for what in in_file(path, target)]
-        for root in _local_roots():
+        for root in local_roots():
             found += in_folder(root, target)
-        for place in _remote_models():
-            with _local_copy(place, "") as folder:
+        for place in remote_models():
+            with local_copy(place, "") as folder:
                 found += [f"{place}: {what}" for what in in_folder(folder, target)]
         return found
 
@@ -74,7 +69,7 @@ class Models:
             _runs(target, count)
         engine = database()
         if engine is not None:
-            counts |= {f"rows of {name}": rows for name, rows in erase(engine, target, ROWS).items()}
+            counts |= {f"rows of {name}": rows for name, rows in erase(engine, target).items()}
             write_anew(engine)
         return {what: number for what, number in counts.items() if number}
 
@@ -91,12 +86,21 @@ def database() -> Any:
     return sa.create_engine(uri) if uri.startswith(("postgresql", "mysql", "mssql")) else None
 
 
+def elsewhere() -> str:
+    """The address of an MLflow server whose database cannot be reached from here; '' where there is none."""
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    return "" if "://" not in uri or database() is not None else uri
+
+
 def drop_replaced() -> int:
-    """Delete versions that were kept only until another one serves; how many."""
+    """Delete versions that `physique forget` left only until another one serves; how many."""
     from mlflow import MlflowClient
 
-    from tasks.registry import CHAMPION, PERSONAL
+    from tasks.registry import CHAMPION, PERSONAL, use_tracking
 
+    use_tracking()
     client, count = MlflowClient(), 0
     for version in client.search_model_versions(f"name = '{PERSONAL}' and tags.`{REPLACED}` = 'replaced'"):
         if CHAMPION not in client.get_model_version(PERSONAL, version.version).aliases:
@@ -112,9 +116,9 @@ def _own_models(target: Target, count: Any) -> None:
     for name in target.models:
         versions = client.search_model_versions(f"name = '{name}'")
         for version in versions:
-            _delete_artifacts(version.source)
+            delete_artifacts(version.source)
             count("versions of their own models")
-        for place in _local_models():  # logged, never registered: a run was killed in between
+        for place in local_models():  # logged, never registered: a run was killed in between
             if _name_of(place) == name:
                 shutil.rmtree(place)
         if versions or any(model.name == name for model in client.search_registered_models(f"name = '{name}'")):
@@ -134,11 +138,11 @@ def _banks(target: Target, count: Any) -> None:
     client = MlflowClient()
     found = client.search_model_versions(f"name = '{PERSONAL}'")  # which tells no aliases
     versions = {each.source: client.get_model_version(PERSONAL, each.version) for each in found}
-    sources = dict.fromkeys([*versions, *(f"models:/{place.name}" for place in _local_models())])
+    sources = dict.fromkeys([*versions, *(f"models:/{place.name}" for place in local_models())])
     for source in sources:
         version, held, serving = versions.get(source), False, False
         try:
-            with _local_copy(source, _BUNDLE, write=True) as bundle:
+            with local_copy(source, _BUNDLE, write=True) as bundle:
                 if bundle is None:
                     continue
                 settled(bundle)
@@ -167,7 +171,7 @@ def _banks(target: Target, count: Any) -> None:
             if version is not None:
                 _delete_version(PERSONAL, version)
             else:
-                _delete_artifacts(source)
+                delete_artifacts(source)
             count("versions that were deleted")
     if target.kind != "user":
         learned = "a forgotten expert" if target.kind == "expert" else "labels of a forgotten photo"
@@ -180,7 +184,7 @@ def _banks(target: Target, count: Any) -> None:
 
 def _examples(target: Target, count: Any) -> None:
     """Text beside a bundle that names it: examples of what a model is asked, as they once were."""
-    for place in _local_models():
+    for place in local_models():
         for path in [*place.glob("artifacts/*.json"), *place.glob("artifacts/code/model/*.py")]:
             text = path.read_text(encoding="utf-8")
             if target.in_bytes(text.encode()):
@@ -243,75 +247,8 @@ def _rename(bundle: Path, target: Target) -> None:
 def _delete_version(name: str, version: Any) -> None:
     from mlflow import MlflowClient
 
-    _delete_artifacts(version.source)
+    delete_artifacts(version.source)
     MlflowClient().delete_model_version(name, version.version)
-
-
-def _delete_artifacts(source: str) -> None:
-    """The logged model behind a version, and all its files."""
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    location = _location(source)
-    if location is None:
-        return
-    local = _local(location)
-    if local is not None:
-        shutil.rmtree(local.parent if local.name == "artifacts" else local, ignore_errors=True)
-    else:
-        get_artifact_repository(location).delete_artifacts("")
-    try:
-        MlflowClient().delete_logged_model(source.removeprefix("models:/"))
-    except MlflowException:
-        return  # of an older MLflow, or deleted already
-
-
-def _location(source: str) -> str | None:
-    """Where the files of a source (`models:/m-…`) lie; None when that is gone."""
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    if not source.startswith("models:/"):
-        return source
-    for root in _local_roots():
-        if (place := root / "models" / source.removeprefix("models:/") / "artifacts").is_dir():
-            return place.as_uri()
-    try:
-        return MlflowClient().get_logged_model(source.removeprefix("models:/")).artifact_location
-    except MlflowException:
-        return None
-
-
-def _local(location: str) -> Path | None:
-    parsed = urlparse(location)
-    if parsed.scheme in ("", "file"):
-        return Path(unquote(parsed.path))
-    return None
-
-
-def _local_roots() -> list[Path]:
-    """Artifact folders of this machine, of all experiments, deleted ones too."""
-    from mlflow import MlflowClient
-    from mlflow.entities import ViewType
-
-    places = [_local(each.artifact_location) for each in MlflowClient().search_experiments(view_type=ViewType.ALL)]
-    return sorted({place for place in places if place is not None and place.is_dir()})
-
-
-def _local_models() -> list[Path]:
-    return [place for root in _local_roots() for place in sorted(root.glob("models/m-*")) if place.is_dir()]
-
-
-def _remote_models() -> list[str]:
-    """Locations of the versions' files that lie elsewhere."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
-    places = set()
-    for model in client.search_registered_models(filter_string="name LIKE 'physique-%'"):
-        places |= {_location(version.source) for version in client.search_model_versions(f"name = '{model.name}'")}
-    return sorted(place for place in places if place and _local(place) is None)
 
 
 def _name_of(place: Path) -> str | None:
@@ -324,33 +261,3 @@ def _name_of(place: Path) -> str | None:
     if about.get("personal") or len(about.get("models", {})) != 1:
         return None
     return expert_model(next(iter(about["models"])))
-
-
-@contextmanager
-def _local_copy(source: str, part: str, write: bool = False) -> Iterator[Any]:
-    """A part of a source's files as a folder here; None when it has none. Elsewhere: what `write` changed goes back."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    location = _location(source)
-    if location is None:
-        yield None
-        return
-    local = _local(location)
-    if local is not None:
-        yield local / part if (local / part).is_dir() else None
-        return
-    repository = get_artifact_repository(location)
-    with TemporaryDirectory() as temporary:
-        folder = Path(repository.download_artifacts(part, temporary))
-        before = _contents(folder) if write else {}
-        yield folder
-        after = _contents(folder) if write else {}
-        for name, data in after.items():
-            if before.get(name) != data:
-                repository.log_artifact(str(folder / name), (Path(part) / name).parent.as_posix())
-        for name in before.keys() - after.keys():
-            repository.delete_artifacts((Path(part) / name).as_posix())
-
-
-def _contents(folder: Path) -> dict[Path, bytes]:
-    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -12,8 +12,10 @@ import sqlalchemy as sa
 
 from tasks.forget.target import Target
 
-ROWS = {"log", "artifact", "artifact_collection", "events", "event_resources", "flow_run", "task_run", "flow_run_input",
-        "flow_run_state", "task_run_state", "task_run_state_cache"}  # fmt: skip
+ROWS = frozenset({
+    "log", "artifact", "artifact_collection", "events", "event_resources", "flow_run", "task_run", "flow_run_input",
+    "flow_run_state", "task_run_state", "task_run_state_cache",
+})  # fmt: skip
 
 
 class PrefectRuns:

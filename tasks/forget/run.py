@@ -155,6 +155,7 @@ def _stage_runs(path: Path) -> bool:
 
 
 def _notes(target: Target, done: Done) -> list[str]:
+    from tasks.forget import models
     from tasks.forget.cache import git_commits
     from tasks.forget.prefect_runs import elsewhere
 
@@ -163,8 +164,9 @@ def _notes(target: Target, done: Done) -> list[str]:
     if commits:
         some = ", ".join(commits[:5]) + (" …" if len(commits) > 5 else "")
         notes.append(f"git: {len(commits)} commits name it ({some}); history is not rewritten here, `git filter-repo` can")
-    if server := elsewhere():
-        notes.append(f"Prefect at {server} keeps a database of its own, which was not searched; run this there too")
+    for tool, server in (("Prefect", elsewhere()), ("MLflow", models.elsewhere())):
+        if server:
+            notes.append(f"{tool} at {server} keeps a database of its own, which was not searched; run this there too")
     what = {
         "user": "the prior over users is estimated anew, and everybody's entry with it",
         "expert": "every expert's model, the prior and all entries are made anew without them",

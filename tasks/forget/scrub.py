@@ -14,7 +14,7 @@ import codecs
 import csv
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.forget.target import Target
+from tasks.forget.search import in_file
+from tasks.forget.target import FIELDS, Target
 from tasks.tables import read_table, write_bytes, write_json, write_table
 
-TEXTS = (".txt", ".md")
+TEXTS = (".txt", ".md", ".log")
+PHOTO_COLUMNS = ("photo", "item", "other", "pic_name")
+"""Of CSV files: where a photo may be written without its suffix."""
 
 
 def scrub(path: Path, target: Target) -> int:
@@ -36,12 +39,12 @@ def scrub(path: Path, target: Target) -> int:
         return scrub_csv(path, target)
     if path.suffix == ".json" and (count := scrub_json(path, target)) is not None:
         return count
-    if not target.in_bytes(path.read_bytes()):
+    if not in_file(path, target):
         return 0
     if path.suffix == ".safetensors" and (count := scrub_served(path, target)):
         return count
-    if path.suffix in TEXTS:
-        return scrub_lines(path, target)
+    if path.suffix in TEXTS and (count := scrub_lines(path, target)):
+        return count
     path.unlink()
     return 1
 
@@ -77,25 +80,30 @@ def csv_rows(path: Path, target: Target) -> tuple[list[bytes], list[int]]:
     lines = raw.decode(coding, "surrogateescape").splitlines(keepends=True)
     first = next((line for line in lines if line.strip(" \t\r\n,;\ufeff")), "")
     reader = csv.reader(iter(lines), delimiter=max(",;\t", key=first.count))
-    kept, gone, before = [], [], 0
+    is_its = _cells(target)
+    kept, gone, before, header = [], [], 0, None
     for cells in reader:
         span = lines[before : reader.line_num]
-        if before and any(_cell(cell.strip(), target) for cell in cells):
+        if header is not None and any(is_its(name, cell.strip()) for name, cell in zip(header, cells)):
             gone.append(before + 1)
         else:
             kept += span
+        if header is None and any(cell.strip() for cell in cells):
+            header = [cell.strip(" \ufeff").lower() for cell in cells]
         before = reader.line_num
     text = "".join(kept)
     return [text.encode(coding, "surrogateescape")], gone
 
 
-def _cell(cell: str, target: Target) -> bool:
-    """Whether a cell of a CSV file is the person's id, or one of the ways in which a photo's name is written."""
+def _cells(target: Target) -> Callable[[str, str], bool]:
+    """Whether (column, cell) of a CSV file is the person's id, or one of the ways in which a photo's name is written."""
     if not target.is_photo:
-        return cell == target.id
+        return lambda column, cell: cell == target.id and (not target.short or column in FIELDS)
     from tasks.intake.photos import PhotoIndex
 
-    return PhotoIndex(ids=dict.fromkeys([*target.names, target.id], "it")).resolver(suffixless=False)(cell) is not None
+    index = PhotoIndex(ids=dict.fromkeys([*target.names, target.id], "it"))
+    whole, loose = index.resolver(suffixless=False), index.resolver()
+    return lambda column, cell: (loose if column in PHOTO_COLUMNS else whole)(cell) is not None
 
 
 def scrub_csv(path: Path, target: Target) -> int:

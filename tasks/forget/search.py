@@ -1,8 +1,8 @@
 """The search behind the proof: whether a file holds somebody, whatever file it is; it knows nothing of who wrote it.
 
 A file is looked at as bytes, and decoded where its bytes would not show what is in it: Parquet cell by cell, SQLite row by
-row, what is packed (gzip, Zip and npz, zstandard) unpacked, text in UTF-16. Nothing here is used to remove from tables or
-banks (`tasks.forget.scrub`), so what that overlooks is found.
+row, what is packed (gzip, Zip and npz, zstandard) unpacked, text in UTF-16. Rows of tables and entries of banks are removed
+without it (`tasks.forget.scrub`), so what that overlooks is found.
 
     uv run pytest tests/tasks/test_forget_search.py
 """

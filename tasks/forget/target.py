@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from model.bank_files import key_of
 from tasks.intake.items import item_id
+from tasks.intake.photos import plain
 from tasks.intake.quarantine import BadInput
 from tasks.tables import read_table, shard_paths
 
@@ -51,7 +52,8 @@ class Target:
     @property
     def entries(self) -> list[tuple[str, str]]:
         """(kind, name) for the list of the forgotten."""
-        names = {part for name in self.names for part in (name, name.rsplit("/", 1)[-1])}
+        written = {part for name in self.names for part in (name, name.rsplit("/", 1)[-1])}
+        names = written | {end for name in written for end in (plain(name), plain(name).rsplit(".", 1)[0])}
         return [("photo" if self.is_photo else "person", self.id), *(("name", name) for name in sorted(names))]
 
     @property

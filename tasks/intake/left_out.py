@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from model.files import file_hash
 from tasks.forgotten import KINDS, Forgotten
-from tasks.intake.photos import PhotoIndex
+from tasks.intake.photos import PhotoIndex, plain
 
 if TYPE_CHECKING:
     from tasks.sources import Cohort
@@ -79,7 +79,9 @@ def _without_photos(
             return True
         if cohort.items is not None and forgotten.has("photo", item_id(name)):
             return True
-        return kept(name) is None and (forgotten.has("name", name) or forgotten.has("photo", name))
+        written = name.replace("\\", "/").removeprefix("./").removeprefix("photos/")
+        gone_for_good = any(forgotten.has("name", each) for each in {name, written, plain(written)})
+        return kept(name) is None and (gone_for_good or forgotten.has("photo", name))
 
     out = [name for name in pc.unique(table[column]).to_pylist() if left(name or "")]
     if not out:

@@ -123,7 +123,7 @@ class PhotoIndex:
         """
         loose: dict[str, set[str]] = {}
         for name, photo_id in self.ids.items():
-            for key in {_loose(name), _loose(name).rsplit(".", 1)[0] if suffixless else _loose(name)}:
+            for key in {plain(name), plain(name).rsplit(".", 1)[0] if suffixless else plain(name)}:
                 loose.setdefault(key, set()).add(photo_id)
 
         def resolve(name: str) -> str | None:
@@ -131,13 +131,14 @@ class PhotoIndex:
             for exact in (name, tidy):
                 if exact in self.ids:
                     return self.ids[exact]
-            fits = loose.get(_loose(tidy), set())
+            fits = loose.get(plain(tidy), set())
             return next(iter(fits)) if len(fits) == 1 else None
 
         return resolve
 
 
-def _loose(name: str) -> str:
+def plain(name: str) -> str:
+    """A photo's name without regard to case, blanks around it and the form of its letters."""
     return unicodedata.normalize("NFC", name).casefold().strip()  # cells of a table come without outer blanks
 
 
