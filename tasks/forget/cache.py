@@ -61,9 +61,10 @@ class Cache:
                     if any(oid.encode() in text for oid in gone) or in_bytes(text, target):
                         fs.remove(path)
                         counts["runs"] += 1
-            index = _index(repo)
-        for path in index:  # DVC makes it anew; without it the next command hashes once more
-            path.unlink(missing_ok=True)
+            index, made_anew = _index(repo), Path(repo.site_cache_dir)
+        for path in index:  # DVC makes its index anew: the next command hashes once more. What is queued stays
+            if path.is_relative_to(made_anew) or in_file(path, target):
+                path.unlink(missing_ok=True)
         return {what: count for what, count in counts.items() if count}
 
 

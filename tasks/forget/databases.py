@@ -7,6 +7,7 @@ description, a log line or the name of a metric. So what they leave is looked fo
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -63,7 +64,9 @@ def write_anew(engine: sa.Engine) -> None:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("VACUUM")
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
+            end = time.monotonic() + 30
+            while connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0] and time.monotonic() < end:
+                time.sleep(0.2)  # a server is reading just now
         elif connection.dialect.name == "postgresql":
             connection.exec_driver_sql("VACUUM FULL")
 

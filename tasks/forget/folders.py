@@ -12,6 +12,8 @@ from tasks.reviewed import STORE
 
 WORK = Path(".physique")
 PENDING, RECORDS = WORK / "forgetting.json", WORK / "forgotten"
+DATABASES = ("reviews.db", "review_demo.db", "prefect.db")
+"""In .physique: places of their own."""
 RUNS = ("experts", "full", "train")
 """Of .physique: trainings that were interrupted or are kept to go on; they begin anew."""
 LEARNED = ("pretrain", "finetune", "continual")
@@ -24,7 +26,7 @@ class Folder:
 
     def __init__(self, path: Path, skip: tuple[Path, ...] = ()):
         self.path, self.name = path, f"{path}/"
-        stores = (f"{name}{end}" for name in ("reviews.db", "review_demo.db") for end in ("", "-wal", "-shm"))
+        stores = (f"{name}{end}" for name in DATABASES for end in ("", "-wal", "-shm"))
         self.skip = (*skip, PENDING, RECORDS, *(STORE.with_name(name) for name in stores))
 
     def find(self, target: Target) -> list[str]:
@@ -94,7 +96,8 @@ class Source:
             sizes = {path: path.stat().st_size for path in self.path.rglob("*") if path.is_file() and not path.is_symlink()}
             named = {path for path in sizes if any(path.as_posix().endswith(f"/{name}") for name in target.names)}
             return sorted(path for path in sizes if path in named or file_hash(path) == target.id)
-        return sorted(path for path in self.path.glob("*/*") if path.is_dir() and path.name == target.id)
+        folders = (path for path in self.path.glob("*/*") if path.is_dir())
+        return sorted(path for path in folders if target.id in (path.name, f"{path.parent.name}-{path.name}"))
 
     def find(self, target: Target) -> list[str]:
         """Rows by file and line, files, and whatever else in the folder names it."""

@@ -1,7 +1,8 @@
 """Prefect's database: parameters, artifacts, logs and events that name somebody; of a photo also artifacts with pictures.
 
-The database is the one that a Prefect server of this machine and user would open (PREFECT_SERVER_DATABASE_CONNECTION_URL,
-else `prefect.db` in PREFECT_HOME). One behind a server elsewhere cannot be reached from here, which is said.
+The databases are that of `physique up` and the one that any other Prefect server of this machine and user would open
+(PREFECT_SERVER_DATABASE_CONNECTION_URL, else `prefect.db` in PREFECT_HOME). One behind a server elsewhere cannot be
+reached from here, which is said.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sqlalchemy as sa
 
 from tasks.forget.target import Target
 
+UP = Path(".physique/prefect.db")
+"""Of `physique up`."""
 ROWS = frozenset({
     "log", "artifact", "artifact_collection", "events", "event_resources", "flow_run", "task_run", "flow_run_input",
     "flow_run_state", "task_run_state", "task_run_state_cache",
@@ -28,8 +31,8 @@ class PrefectRuns:
         from tasks.forget.databases import traces
         from tasks.forget.search import in_file, in_folder
 
-        found, engine = [], database()
-        if engine is not None:
+        found = []
+        for engine in databases():
             found += traces(engine, target)
             files = [Path(f"{engine.url.database}{end}") for end in ("", "-wal", "-journal")]
             sqlite = engine.dialect.name == "sqlite"
@@ -42,10 +45,11 @@ class PrefectRuns:
         from tasks.forget.databases import erase, write_anew
         from tasks.forget.search import in_file
 
-        engine, counts = database(), {}
-        if engine is not None:
-            pictures = (lambda text: "data:image/" in text) if target.is_photo else (lambda text: False)
-            counts = erase(engine, target, ROWS, pictures)
+        counts: dict[str, int] = {}
+        pictures = (lambda text: "data:image/" in text) if target.is_photo else (lambda text: False)
+        for engine in databases():
+            for table, count in erase(engine, target, ROWS, pictures).items():
+                counts[table] = counts.get(table, 0) + count
             write_anew(engine)
             engine.dispose()
         for path in sorted(_results().rglob("*")) if _results().is_dir() else []:
@@ -55,19 +59,22 @@ class PrefectRuns:
         return counts
 
 
-def database() -> sa.Engine | None:
-    """Prefect's database, opened without Prefect; None where there is none."""
+def databases() -> list[sa.Engine]:
+    """Prefect's databases that are there, opened without Prefect."""
     from prefect.settings import get_current_settings
 
     text = get_current_settings().server.database.connection_url
-    if text is None:
-        return None
-    url = sa.make_url(text.get_secret_value() if hasattr(text, "get_secret_value") else str(text))
-    if url.drivername.startswith("sqlite"):
-        if not url.database or not Path(url.database).is_file():
-            return None
-        return sa.create_engine(url.set(drivername="sqlite"), connect_args={"timeout": 60})
-    return sa.create_engine(url.set(drivername="postgresql+psycopg"))
+    urls = [sa.make_url(f"sqlite:///{UP.resolve()}")]
+    if text is not None:
+        urls.append(sa.make_url(text.get_secret_value() if hasattr(text, "get_secret_value") else str(text)))
+    found = {}
+    for url in urls:
+        if not url.drivername.startswith("sqlite"):
+            found[str(url)] = sa.create_engine(url.set(drivername="postgresql+psycopg"))
+        elif url.database and Path(url.database).is_file():
+            file = sa.make_url(f"sqlite:///{Path(url.database).resolve()}")
+            found[str(file)] = sa.create_engine(file, connect_args={"timeout": 60})
+    return list(found.values())
 
 
 def elsewhere() -> str:

@@ -4,7 +4,7 @@ Notable: SQLite keeps deleted rows in its file, in the log beside it and in free
 (`secure_delete`), the log is emptied and the file written anew. Postgres is vacuumed; its own logs and backups are its
 administrator's.
 
-    uv run pytest tests/tasks/test_forget_reviews.py
+    uv run pytest tests/review/test_forget_reviews.py
 """
 
 from __future__ import annotations

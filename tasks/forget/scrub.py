@@ -39,7 +39,7 @@ def scrub(path: Path, target: Target) -> int:
         return scrub_csv(path, target)
     if path.suffix == ".json" and (count := scrub_json(path, target)) is not None:
         return count
-    if not in_file(path, target):
+    if not in_file(path, target) or path.read_bytes()[:15] == b"SQLite format 3":  # a database is not ours to delete
         return 0
     if path.suffix == ".safetensors" and (count := scrub_served(path, target)):
         return count

@@ -4,7 +4,7 @@ A file is looked at as bytes, and decoded where its bytes would not show what is
 row, what is packed (gzip, Zip and npz, zstandard) unpacked, text in UTF-16. Rows of tables and entries of banks are removed
 without it (`tasks.forget.scrub`), so what that overlooks is found.
 
-    uv run pytest tests/tasks/test_forget_search.py
+    uv run pytest tests/tasks/test_forget_scrub.py
 """
 
 from __future__ import annotations

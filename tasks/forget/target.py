@@ -27,6 +27,8 @@ from tasks.tables import read_table, shard_paths
 SHORT = 4
 FIELDS = {"rater_id", "user_id", "person_id", "user", "expert", "rater", "model", "users", "experts", "models", "annotator"}
 """Columns and keys whose values are people: where a short id is looked for."""
+PHOTO_FIELDS = {"photo", "item", "name", "other", "pic_name"}
+"""The same of photos, for names as short as those of items may be."""
 PIECE = 48
 """Bytes from the middle of a photo that no other file holds."""
 
@@ -68,8 +70,9 @@ class Target:
         from tasks.registry import expert_model, registered_name
 
         if self.is_photo:
-            tails = [name.rsplit("/", 1)[-1] for name in self.names]
-            return tuple(dict.fromkeys(filter(None, [self.id, self.md5, *self.names, *tails])))
+            names = [part for name in self.names for part in (name, name.rsplit("/", 1)[-1])]
+            told = [name for name in names if len(name) >= SHORT and not name.isdecimal()]
+            return tuple(dict.fromkeys(filter(None, [self.id, self.md5, *told])))
         own = expert_model(self.id), registered_name(FULL, self.id), key_of(self.id).decode()
         return tuple(dict.fromkeys([self.id, *own]))
 
@@ -80,7 +83,7 @@ class Target:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        words = self.words[1:] if self.short else self.words
+        words = [unicodedata.normalize("NFC", word) for word in (self.words[1:] if self.short else self.words)]
         found = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
         longer = "|".join(re.escape(other) for other in sorted(self.others, key=len, reverse=True))
         bounded = rf"(?<![^\W_])({found})(?![^\W_])"
@@ -99,13 +102,17 @@ class Target:
 
     def in_field(self, field: str, text: str) -> bool:
         """Whether the value `text` of a column or key names it; a short id only where people are named."""
-        return self.names_it(text) or (self.short and field in FIELDS and text == self.id)
+        called = text in self.names and field in PHOTO_FIELDS if self.is_photo else self.short and field in FIELDS
+        return self.names_it(text) or (called and (self.is_photo or text == self.id))
 
     @cached_property
     def raw(self) -> tuple[bytes, ...]:
         """Bytes that stand in a file that was not decoded: words as text and as JSON writes them, hashes, pixels."""
         found = [word.encode("utf-8", "surrogateescape") for word in (self.words[1:] if self.short else self.words)]
-        found += [json.dumps(word)[1:-1].encode() for word in self.words if not word.isascii()]
+        for word in self.words if not all(word.isascii() for word in self.words) else ():
+            forms = {word, *(unicodedata.normalize(form, word) for form in ("NFC", "NFD"))}
+            found += [form.encode("utf-8", "surrogateescape") for form in forms]
+            found += [json.dumps(form)[1:-1].encode() for form in forms]
         if self.is_photo:
             found += [bytes.fromhex(self.id), *([bytes.fromhex(self.piece)] if self.piece else [])]
         return tuple(dict.fromkeys(found))

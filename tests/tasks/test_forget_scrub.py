@@ -50,6 +50,21 @@ def test_a_short_id_is_looked_for_where_people_are_named_only(tmp_path):
     assert read_json(named) == {"surveys": {"8": {"q": "7"}}, "users": ["8"]} and in_file(named, seven) == []
 
 
+def test_an_item_of_a_short_name_is_looked_for_where_items_are_named_only(tmp_path):
+    item = Target("photo", hashlib.sha256(b"b").hexdigest(), ("b",))
+    path = write_table(pa.table({"item": ["a", "b"], "note": ["b", "x"]}), tmp_path / "items.parquet")
+    assert in_file(path, item) == ["column item"] and scrub(path, item) == 1
+    assert read_table(path).to_pylist() == [{"item": "a", "note": "b"}] and not in_file(path, item)
+
+
+def test_letters_that_are_written_in_two_ways_are_the_same():
+    for written in ("Chlo\u00eb", "Chloe\u0308"):
+        zoe = Target("user", written)
+        for other in ("Chlo\u00eb", "Chloe\u0308"):
+            assert zoe.names_it(f"of {other}.") and zoe.in_bytes(f"of {other}.".encode())
+            assert zoe.in_bytes(json.dumps(other).encode())
+
+
 def test_rows_cells_keys_and_lines_go_and_the_rest_stays(tmp_path):
     table = pa.table({"photo_id": ["x", PHOTO.id], "name": ["b", "c"], "bytes": [b"1", BLOB], "v": [[1.0], [2.0]]})
     path = write_table(table, tmp_path / "t.parquet", row_group_size=1)
