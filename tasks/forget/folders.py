@@ -27,7 +27,8 @@ class Folder:
     def __init__(self, path: Path, skip: tuple[Path, ...] = ()):
         self.path, self.name = path, f"{path}/"
         stores = (f"{name}{end}" for name in DATABASES for end in ("", "-wal", "-shm"))
-        self.skip = (*skip, PENDING, RECORDS, *(STORE.with_name(name) for name in stores))
+        skip = (*skip, PENDING, RECORDS, *(STORE.with_name(name) for name in stores))
+        self.skip = tuple(each.absolute() for each in skip)  # data.path may be written either way
 
     def find(self, target: Target) -> list[str]:
         """Names, bytes and decoded contents of every file."""
@@ -43,14 +44,14 @@ class Folder:
                 shutil.rmtree(self.path / name)
                 counts["folders"] += 1
         settled(self.path)
-        banks = list(banks_in(self.path))
+        banks = [bank for bank in banks_in(self.path) if not self._skips(bank)]
         for bank in banks:
             try:
                 counts["entries of banks"] += scrub_bank(bank, target)[0]
             except ValueError:  # of an older format
                 shutil.rmtree(bank)
         for path in sorted(self.path.rglob("*")):
-            mine = not any(path.is_relative_to(each) for each in (*self.skip, *banks))
+            mine = not self._skips(path) and not any(path.is_relative_to(bank) for bank in banks)
             if mine and path.is_file() and not path.is_symlink():
                 if target.names_it(path.name) or (target.is_photo and target.names_it(path.stem)):
                     path.unlink()
@@ -58,6 +59,9 @@ class Folder:
                 else:
                     counts["rows and files"] += scrub(path, target)
         return {what: count for what, count in counts.items() if count}
+
+    def _skips(self, path: Path) -> bool:
+        return any(path.absolute().is_relative_to(each) for each in self.skip)
 
     def _whole(self, target: Target) -> tuple[str, ...]:
         """Sub-folders that go whole."""

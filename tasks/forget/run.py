@@ -66,8 +66,8 @@ def places(source: bool) -> list[Place]:
     own = Path(data.path)
     folder = Source(own, source or data.source == "mannequins")
     return [
-        folder, Reviews(), Folder(Path("data"), (own, Path("data/weights"))), Folder(Path("artifacts")),
-        Folder(WORK), Report(Path("report")), Folder(Path("exchange")), Models(), PrefectRuns(), Cache(),
+        folder, Reviews(), Folder(Path("data"), (own, Path("data/weights"))), Folder(Path("artifacts"), (own,)),
+        Folder(WORK, (own,)), Report(Path("report")), Folder(Path("exchange"), (own,)), Models(), PrefectRuns(), Cache(),
     ]  # fmt: skip
 
 

@@ -31,10 +31,13 @@ _SQLITE, _PARQUET, _GZIP, _ZIP, _ZSTD = b"SQLite format 3\0", b"PAR1", b"\x1f\x8
 
 
 def in_folder(folder: Path, target: Target, skip: tuple[Path, ...] = ()) -> list[str]:
-    """`file: what` of every trace below a folder; links are not followed, what they lead to has a place of its own."""
+    """`file: what` of every trace below a folder; links are not followed, what they lead to has a place of its own.
+
+    skip: absolute paths of what is not looked at.
+    """
     found = []
     for path in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
-        if any(path.is_relative_to(each) for each in skip):
+        if any(path.absolute().is_relative_to(each) for each in skip):
             continue
         if target.names_it(path.relative_to(folder.parent).as_posix()):
             found.append(f"{path}: its name")
