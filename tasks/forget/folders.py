@@ -47,7 +47,7 @@ class Folder:
         banks = [bank for bank in banks_in(self.path) if not self._skips(bank)]
         for bank in banks:
             try:
-                counts["entries of banks"] += scrub_bank(bank, target)[0]
+                counts["entries of banks"] += scrub_bank(bank, target)
             except ValueError:  # of an older format
                 shutil.rmtree(bank)
         for path in sorted(self.path.rglob("*")):

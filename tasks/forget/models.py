@@ -132,7 +132,7 @@ def _banks(target: Target, count: Any) -> None:
     from model.bank_opened import content_hash
     from tasks.banks import CONTENT
     from tasks.forget.databases import NOBODY
-    from tasks.forget.scrub import rename_expert, scrub_bank, settled
+    from tasks.forget.scrub import rename_expert, scrub_bank, settled, taught_prior
     from tasks.registry import CHAMPION, PERSONAL
 
     client = MlflowClient()
@@ -152,22 +152,20 @@ def _banks(target: Target, count: Any) -> None:
                 if target.kind == "expert":
                     held = _expert_in(bundle, target)
                     serving = version is not None and CHAMPION in version.aliases
-                    if held and serving:
-                        _rename(bundle, target)
+                    if held and serving:  # marks first: who is killed here finds the name again, and no mark otherwise
+                        client.set_model_version_tag(PERSONAL, version.version, REPLACED, "replaced")
+                        rename_expert(bundle, target, _alias(target))
                         count("versions that no longer name them")
                 else:
-                    changed, taught = scrub_bank(bundle / "bank", target)
+                    if version is not None and taught_prior(bundle / "bank", target):
+                        _stale(PERSONAL, version.version, "its prior was learned from users of whom one was forgotten")
+                    changed = scrub_bank(bundle / "bank", target)
                     count("entries of banks", changed)
                     if changed and version is not None:
                         client.set_model_version_tag(PERSONAL, version.version, CONTENT, content_hash(bundle / "bank"))
-                    if taught and version is not None:
-                        _stale(PERSONAL, version.version, "its prior was learned from users of whom one was forgotten")
         except ValueError:  # a bank of an older format, which nobody can take apart any more
             held, serving = True, False
-        if target.kind == "expert" and held and serving:
-            _stale(PERSONAL, version.version, "it holds what a forgotten expert taught")
-            client.set_model_version_tag(PERSONAL, version.version, REPLACED, "replaced")
-        elif held:
+        if held and not serving:
             if version is not None:
                 _delete_version(PERSONAL, version)
             else:
@@ -232,16 +230,15 @@ def _expert_in(bundle: Path, target: Target) -> bool:
     from tasks.tables import read_json
 
     files = (bundle / "bundle.json", bundle / "bank" / "bank.json")
-    return any(target.id in read_json(path)["models"] for path in files)
+    return any(target.id in read_json(path).get("models", ()) for path in files)
 
 
-def _rename(bundle: Path, target: Target) -> None:
-    """The network stays until the next run, for what is served is built on it; whose it was does not."""
-    import secrets
+def _alias(target: Target) -> str:
+    """What an expert is called until the next run; the same in all files, also when a second call has to finish them."""
+    from tasks.forgotten import read_forgotten
 
-    from tasks.forget.scrub import rename_expert
-
-    rename_expert(bundle, target, f"forgotten-{secrets.token_hex(4)}")
+    line = read_forgotten().line_of("person", target.id)
+    return f"forgotten-{line[2][:8] if line else 'expert'}"
 
 
 def _delete_version(name: str, version: Any) -> None:

@@ -175,9 +175,17 @@ def banks_in(folder: Path) -> Iterator[Path]:
     yield from (path.parent for path in sorted(folder.rglob("bank.json")))
 
 
-def scrub_bank(folder: Path, target: Target) -> tuple[int, bool]:
-    """Take a user's entry, or a photo's kept ratings, out of a bank: how many entries changed, and whether the prior over
-    users was learned from that user.
+def taught_prior(folder: Path, target: Target) -> bool:
+    """Whether the prior over users of a bank was learned from this user among others."""
+    from model.bank_opened import open_bank
+
+    bank = open_bank(folder)
+    known = target.kind == "user" and int(bank.index([target.id])[0]) >= 0
+    return known and not bool(bank.part([target.id]).judged[0])
+
+
+def scrub_bank(folder: Path, target: Target) -> int:
+    """Take a user's entry, or a photo's kept ratings, out of a bank: how many entries changed.
 
     Raises:
         ValueError: a bank of another format, or a damaged one.
@@ -185,7 +193,7 @@ def scrub_bank(folder: Path, target: Target) -> tuple[int, bool]:
     from model.bank_opened import open_bank
     from model.lora_bank import OpenLora, has_lora
 
-    lora, taught, count = None, False, 0
+    lora, count = None, 0
     if has_lora(folder):
         whole = OpenLora(folder).whole()
         if target.is_photo:
@@ -197,15 +205,14 @@ def scrub_bank(folder: Path, target: Target) -> tuple[int, bool]:
     if target.kind == "user":
         bank = open_bank(folder)
         if int(bank.index([target.id])[0]) >= 0:
-            taught = not bool(bank.part([target.id]).judged[0])
             kept = (folder / "lora.json").is_file()
             if kept and lora is None:
                 lora = OpenLora(folder).whole()
             _save(bank.without_users([target.id]), lora, folder)
-            return count + 1, taught
+            return count + 1
     if lora is not None:
         _save(open_bank(folder), lora, folder)
-    return count, taught
+    return count
 
 
 def _save(bank: Any, lora: Any, folder: Path) -> None:
@@ -231,7 +238,10 @@ def settled(folder: Path) -> None:
 
 
 def rename_expert(folder: Path, target: Target, alias: str) -> int:
-    """Call an expert `alias` in every JSON file of a bundle, and blank their survey; how many files changed."""
+    """Call an expert `alias` in every JSON file of a bundle; how many files changed.
+
+    Their answers to the survey stay, without the name: what the network says depends on them.
+    """
     count = 0
     for path in sorted(folder.rglob("*.json")):
         text = path.read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ import torch
 from model.bank_opened import open_bank
 from model.lora_bank import OpenLora
 from tasks.forget.databases import erase, traces, write_anew
-from tasks.forget.scrub import rename_expert, scrub, scrub_bank, scrub_csv, settled
+from tasks.forget.scrub import rename_expert, scrub, scrub_bank, scrub_csv, settled, taught_prior
 from tasks.forget.search import in_file, in_folder
 from tasks.forget.target import Target
 from tasks.tables import read_json, read_table, write_json, write_table
@@ -149,7 +149,7 @@ def test_a_user_leaves_both_parts_of_a_bank_and_a_photo_its_ratings(first, tmp_p
     judged = bool(open_bank(here).part([gone]).judged[0])
     photo = lora.kept(1)[0][0]
     others = [row for row, user in enumerate(lora.users) if photo in lora.kept(row)[0]]
-    count, _ = scrub_bank(here, Target("photo", photo))
+    count = scrub_bank(here, Target("photo", photo))
     assert count == len(others) > 0
     after = OpenLora(here).whole()
     assert all(photo not in after.kept(row)[0] for row in range(len(after.users)))
@@ -157,10 +157,11 @@ def test_a_user_leaves_both_parts_of_a_bank_and_a_photo_its_ratings(first, tmp_p
     assert bytes.fromhex(photo) not in (here / "lora.safetensors").read_bytes()
     torch.testing.assert_close(after.rows, lora.rows)
 
-    assert scrub_bank(here, Target("user", gone)) == (2, not judged)
+    assert taught_prior(here, Target("user", gone)) is not judged
+    assert scrub_bank(here, Target("user", gone)) == 2
     assert gone not in open_bank(here).users and gone not in OpenLora(here).users and kept in OpenLora(here).users
     assert not in_folder(here, Target("user", gone))
-    assert scrub_bank(here, Target("user", gone)) == (0, False)
+    assert scrub_bank(here, Target("user", gone)) == 0 and not taught_prior(here, Target("user", gone))
 
 
 def test_a_bank_killed_while_it_was_swapped_is_put_back(first, tmp_path):

@@ -1,0 +1,84 @@
+"""Forgetting in a real registry: every version ever made, also when the call is killed between two of them."""
+
+from __future__ import annotations
+
+import pytest
+from mlflow import MlflowClient
+
+from model.bank_opened import content_hash, open_bank
+from tasks.banks import CONTENT
+from tasks.forget import scrub
+from tasks.forget.models import REPLACED, STALE, Models, drop_replaced
+from tasks.forget.target import Target
+from tasks.forgotten import remember
+from tasks.registry import PERSONAL, champion_bundle, promote
+from tasks.rollback import rollback_user
+from tests.tasks.test_rollback import checkout
+
+__all__ = ["checkout"]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def tags(version: str) -> dict[str, str]:
+    return MlflowClient().get_model_version(PERSONAL, version).tags
+
+
+def test_a_user_leaves_every_version_and_whoever_taught_the_prior_marks_them(checkout, monkeypatch):
+    bank = open_bank(checkout.bank)
+    taught = next(user for user in bank.users if not bool(bank.part([user]).judged[0]))
+    judged = next(user for user in bank.users if bool(bank.part([user]).judged[0]))
+    target, held = Target("user", taught), champion_bundle(PERSONAL)
+    real, calls = scrub.taught_prior, []
+
+    def dying(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise Killed
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scrub, "taught_prior", dying)
+        with pytest.raises(Killed):
+            Models().remove(target)
+    assert Models().find(target)
+    Models().remove(target)
+    assert Models().find(target) == []
+    assert STALE in tags("1") and STALE in tags("2")
+    assert taught not in open_bank(held / "bank").users and judged in open_bank(held / "bank").users
+    assert tags("2")[CONTENT] == content_hash(held / "bank")
+
+    before = tags("1")[STALE]
+    MlflowClient().set_model_version_tag(PERSONAL, "1", STALE, "no")
+    Models().remove(Target("user", judged))
+    assert Models().find(Target("user", judged)) == [] and tags("1")[STALE] == "no" != before
+
+
+def test_who_was_rolled_back_is_named_by_no_run_and_no_tag(checkout):
+    user = checkout.cohort.users[1]
+    rollback_user(user)
+    target = Target("user", user)
+    assert any("params" in trace for trace in Models().find(target))
+    Models().remove(target)
+    assert Models().find(target) == []
+    assert tags("3")["rollback.user"] == "forgotten" and tags("3")["parents"] == f"{PERSONAL}/2"
+
+
+def test_an_experts_network_serves_nameless_until_another_version_does(checkout):
+    expert = open_bank(checkout.bank).basis.experts[0]
+    target = Target("expert", expert)
+    remember(target.entries)
+    Models().remove(target)
+    assert Models().find(target) == []
+    served = open_bank(champion_bundle(PERSONAL) / "bank")
+    assert served.basis.experts[0].startswith("forgotten-") and len(served) == len(checkout.cohort.users)
+    assert {each.version for each in MlflowClient().search_model_versions(f"name = '{PERSONAL}'")} == {2}
+    assert tags("2")[REPLACED] == "replaced" and "expert" in tags("2")[STALE]
+    assert drop_replaced() == 0
+    checkout.register("3")
+    promote(PERSONAL, "3")
+    assert drop_replaced() == 1
+    assert {each.version for each in MlflowClient().search_model_versions(f"name = '{PERSONAL}'")} == {3}
+
