@@ -14,6 +14,7 @@ from flows.cli_lineage import lineage
 from flows.cli_personal import rollback
 from flows.cli_review import review
 from flows.cli_up import down, up
+from tasks.graph import Stage
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -116,7 +117,7 @@ def study(
 
 @app.command()
 def run(
-    target: Annotated[str | None, typer.Option(help="A stage of dvc.yaml; it and what it needs are run.")] = None,
+    target: Annotated[Stage | None, typer.Option(help="A stage of dvc.yaml; it and what it needs are run.")] = None,
     force: Annotated[bool, typer.Option(help="Run also what is up to date.")] = False,
     nightly: Annotated[bool, typer.Option("--nightly", help="The nightly job, now.")] = False,
 ) -> None:

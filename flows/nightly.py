@@ -1,25 +1,41 @@
 """The nightly job: take in the feedback that has come, bring the personal models and the report up to date.
 
     uv run physique run --nightly         now
-    uv run prefect deploy --all           every night at two (prefect.yaml)
+    uv run physique up                    every night at two (prefect.yaml)
 """
 
 from prefect import flow
 
 from flows.pipeline import pipeline
-from tasks.stage import run, say
+from tasks.once import alone, catch_up
+from tasks.stage import publish, run, say
+
+RESTED = "nothing new: no feedback has come since the last night, and its personal models go on serving"
+LEARNED = "feedback was learned: the personal models that passed the gate serve now"
 
 
 @flow
 def nightly() -> dict[str, str]:
     """Feedback of the day to better personal models by morning, or a reason why not.
 
-    New feedback becomes a snapshot (`nights`), which makes `continual` and `evaluate` stale; what feedback does not touch
-    shows as cached. Nights that were missed are caught up in one. Killed anywhere, it goes on when it is run again.
+    New feedback becomes a snapshot, which makes *continual* and *evaluate* stale; what feedback does not touch shows as
+    cached. Nights that were missed are caught up in one. A second run while one is at work does nothing and says why.
+    Killed anywhere, it goes on when it is run again.
     """
-    done = pipeline(target="evaluate")
-    if done["continual"] == "Cached":
-        say("nothing new: no feedback has come since the last night, and its personal models go on serving")
+    with alone("nightly") as other:
+        if other:
+            said = f"did nothing: {other}, and takes in all feedback that is there"
+            say(said)
+            publish("nightly", f"# Nightly\n\nThis run {said}.")
+            return {}
+        missed = catch_up()
+        if missed:
+            say(f"nights that were missed are caught up in this one: {', '.join(missed)}")
+        done = pipeline(target="evaluate")
+        said = RESTED if done["continual"] == "Cached" else LEARNED
+        say(said)
+        late = f"\n\nIt stands for {len(missed)} more that were missed: {', '.join(missed)}." if missed else ""
+        publish("nightly", f"# Nightly\n\n{said[0].upper()}{said[1:]}.{late}")
     return done
 
 

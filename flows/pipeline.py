@@ -2,13 +2,20 @@
 
     uv run physique run                   all stages
     uv run physique run --target mesh     what `mesh` needs, and `mesh`
-    uv run prefect deploy --all           then: Quick run in the Prefect UI
+    uv run physique up                    then: pipeline → Run in the Prefect UI
 """
+
+import time
+from typing import Annotated
 
 from prefect import flow, get_run_logger, task
 from prefect.states import Completed, State
+from pydantic import Field
 
-from tasks.graph import changes, reproduce, stages
+from tasks.graph import Stage, changes, reproduce, stages
+from tasks.once import WAIT_S, alone
+from tasks.pipeline_page import Ran, pipeline_page, reports_since
+from tasks.stage import publish
 
 
 @task(task_run_name="{stage}", cache_policy=None)
@@ -24,18 +31,34 @@ def run_stage(stage: str, force: bool) -> State:
 
 
 @flow
-def pipeline(target: str | None = None, force: bool = False) -> dict[str, str]:
-    """Bring every stage up to date.
+def pipeline(
+    target: Annotated[
+        Stage | None,
+        Field(title="Stage", description="This stage and all that it needs are brought up to date. Empty: all stages."),
+    ] = None,
+    force: Annotated[
+        bool, Field(title="Also what is up to date", description="Run every stage anew, also where nothing has changed.")
+    ] = False,
+) -> dict[str, str]:
+    """Bring photos, meshes, models and the report up to date: stages whose inputs changed run, the others are *Cached*.
 
-    Args:
-        target: a stage of dvc.yaml; it and what it needs are run. Empty: all of them.
-        force: run also what is up to date.
+    One pipeline works in a checkout at a time; a second one waits for it. Cancelled or crashed, it goes on where it was
+    when it is run again. What came of it stands under *Artifacts*.
     """
-    done = {}
-    for stage in stages(target):
-        done[stage] = run_stage(stage, force, return_state=True)
-        done[stage].result(raise_on_failure=True)
-    return {stage: state.name or "" for stage, state in done.items()}
+    done: list[Ran] = []
+    began = time.time()
+    with alone("pipeline", wait=WAIT_S) as other:
+        if other:
+            raise TimeoutError(f"{other}; nothing was done. Cancel that one, or run this again when it is over")
+        try:
+            for stage in stages(target):
+                started = time.monotonic()
+                state = run_stage(stage, force, return_state=True)
+                done.append(Ran(stage, state.name or "", state.message or "", time.monotonic() - started))
+                state.result(raise_on_failure=True)
+        finally:
+            publish("pipeline", pipeline_page(done, reports_since(began)))
+    return {ran.stage: ran.state for ran in done}
 
 
 if __name__ == "__main__":

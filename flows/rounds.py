@@ -1,14 +1,18 @@
 """Review rounds of real experts: looks whether enough is reviewed, and goes on by itself.
 
 uv run python -m flows.rounds             one look, now
-uv run prefect deploy --name rounds       every ten minutes (prefect.yaml)
+uv run physique up                        every ten minutes (prefect.yaml)
 """
 
 from pathlib import Path
+from typing import Annotated
 
 from prefect import flow
+from pydantic import Field
 
 from flows.pipeline import pipeline
+from tasks.graph import Stage
+from tasks.once import catch_up
 from tasks.params import load_params
 from tasks.rounds import Step, advance
 from tasks.stage import publish, run
@@ -25,13 +29,13 @@ def look(cohort: str = "data/cohort", mesh: str = "data/mesh", embeddings: str =
 
 @flow
 def rounds(
-    cohort: str = "data/cohort",
-    mesh: str = "data/mesh",
-    embeddings: str = "data/embeddings",
-    target: str = "evaluate",
+    target: Annotated[
+        Stage, Field(title="Then, up to stage", description="What the pipeline runs up to when the last round is closed.")
+    ] = "evaluate",
 ) -> str:
-    """Look; when the last round is closed, run the pipeline up to the stage `target`."""
-    step = look(cohort, mesh, embeddings)
+    """Look whether experts have reviewed enough: then the next round opens, or after the last one the pipeline runs."""
+    catch_up()
+    step = look()
     publish("rounds", f"# Review rounds\n\n{step.said}")
     if step.over:
         pipeline(target=target)

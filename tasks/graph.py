@@ -7,7 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
+Stage = Literal[
+    "source", "body", "mannequins", "meshnet", "listing", "cohort", "mesh", "embed", "reviews", "nights", "pretrain",
+    "finetune", "continual", "evaluate",
+]  # fmt: skip
+"""Stages of dvc.yaml, as the choices of a form; a test holds them equal."""
 LOCK_WAIT_S = 3600
 
 

@@ -75,7 +75,7 @@ def listener(port: int) -> str:
 
     with suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            known = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.pid is not None
-            if known and connection.laddr.port == port:
+            listens = connection.status == psutil.CONN_LISTEN and connection.pid is not None
+            if listens and getattr(connection.laddr, "port", None) == port:
                 return f" (by {psutil.Process(connection.pid).name()}, pid {connection.pid})"
     return ""

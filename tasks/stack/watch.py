@@ -67,7 +67,7 @@ class Stack:
         own = Begun.of(os.getpid())
         self.state = Running(own, token, since, plan.prefect, plan.mlflow, plan.ray, plan.pages)
 
-    def run(self, ready: Callable[[float], None]) -> None:
+    def run(self, ready: Callable[[float], object]) -> None:
         """Start, call `ready` with the seconds it took once all have answered, and look after them until asked to stop."""
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(name, self._stop)
