@@ -117,7 +117,7 @@ def study(
 
 @app.command()
 def run(
-    target: Annotated[Stage | None, typer.Option(help="A stage of dvc.yaml; it and what it needs are run.")] = None,
+    target: Annotated[Stage, typer.Option(help="A stage of dvc.yaml; it and what it needs are run.")] = "all",
     force: Annotated[bool, typer.Option(help="Run also what is up to date.")] = False,
     nightly: Annotated[bool, typer.Option("--nightly", help="The nightly job, now.")] = False,
 ) -> None:
@@ -129,7 +129,7 @@ def run(
 
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
     with told(), engines():
-        done = nightly_flow() if nightly else pipeline(target=target, force=force)
+        done = nightly_flow() if nightly else pipeline(stage=target, force=force)
     for stage, state in done.items():
         typer.echo(f"{stage:12} {state}")
 

@@ -72,7 +72,7 @@ def review_round() -> None:
     with told():
         if look().over:
             with engines():
-                pipeline(target="evaluate")
+                pipeline(stage="evaluate")
 
 
 @review.command("offer")

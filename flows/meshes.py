@@ -5,10 +5,8 @@ uv run physique up        then: meshes → Run in the Prefect UI
 
 import time
 from pathlib import Path
-from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from tasks.params import load_params
 from tasks.photo_folder import folder_meshes
@@ -17,16 +15,15 @@ from tasks.stage import publish
 
 
 @flow
-def meshes(
-    folder: Annotated[str, Field(title="Folder of photos", description="On the machine of the pipeline; sub-folders too.")],
-    out: Annotated[
-        str, Field(title="Where to", description="Folder for the rows. Empty: data/meshes/ and the name of the folder.")
-    ] = "",
-) -> dict[str, int]:
+def meshes(folder: str, out: str = "") -> dict[str, int]:
     """Recover the body of every photo in a folder: box, shape, pose, 10,475 vertices and 15 points, as Parquet.
 
     Settings are those of `mesh` in params.yaml. Photos that have a row already are not computed again; files that are no
     photos are set aside with the reason.
+
+    Args:
+        folder: Holds photos, in sub-folders too; a path on the machine of the pipeline.
+        out: Where the rows go. Empty: data/meshes/ and the name of the folder.
     """
     started, photos = time.monotonic(), Path(folder).expanduser()
     goal = Path(out) if out else Path("data/meshes") / photos.resolve().name

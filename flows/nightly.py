@@ -31,7 +31,7 @@ def nightly() -> dict[str, str]:
         missed = catch_up()
         if missed:
             say(f"nights that were missed are caught up in this one: {', '.join(missed)}")
-        done = pipeline(target="evaluate")
+        done = pipeline(stage="evaluate")
         said = RESTED if done["continual"] == "Cached" else LEARNED
         say(said)
         late = f"\n\nIt stands for {len(missed)} more that were missed: {', '.join(missed)}." if missed else ""

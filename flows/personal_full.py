@@ -6,10 +6,8 @@ uv run physique up                          then: user → Run in the Prefect UI
 
 import shutil
 from pathlib import Path
-from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from tasks.full_personal import against_expert, full_page, full_settings, register_full, train_full
 from tasks.params import load_params
@@ -43,12 +41,13 @@ def personal_full(
 
 
 @flow
-def user(
-    user: Annotated[str, Field(title="User", description="Their rater_id; somebody of the bank of personal models.")],
-) -> str:
+def user(user: str) -> str:
     """Train a whole network for one user, from the model of their expert on, and register it as their own.
 
     It is compared with the expert's on photos that the user rated and no training has seen. What the bank serves does not
     change: the model is `physique-personal-full-<user>`.
+
+    Args:
+        user: Their rater_id, as in raters.csv or the review page.
     """
     return personal_full(user)

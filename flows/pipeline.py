@@ -6,11 +6,9 @@
 """
 
 import time
-from typing import Annotated
 
 from prefect import flow, get_run_logger, task
 from prefect.states import Completed, State
-from pydantic import Field
 
 from tasks.graph import Stage, changes, reproduce, stages
 from tasks.once import WAIT_S, alone
@@ -31,19 +29,15 @@ def run_stage(stage: str, force: bool) -> State:
 
 
 @flow
-def pipeline(
-    target: Annotated[
-        Stage | None,
-        Field(title="Stage", description="This stage and all that it needs are brought up to date. Empty: all stages."),
-    ] = None,
-    force: Annotated[
-        bool, Field(title="Also what is up to date", description="Run every stage anew, also where nothing has changed.")
-    ] = False,
-) -> dict[str, str]:
+def pipeline(stage: Stage = "all", force: bool = False) -> dict[str, str]:
     """Bring photos, meshes, models and the report up to date: stages whose inputs changed run, the others are *Cached*.
 
     One pipeline works in a checkout at a time; a second one waits for it. Cancelled or crashed, it goes on where it was
     when it is run again. What came of it stands under *Artifacts*.
+
+    Args:
+        stage: This stage of dvc.yaml and all that it needs are brought up to date.
+        force: Run every stage anew, also where nothing has changed.
     """
     done: list[Ran] = []
     began = time.time()
@@ -51,10 +45,10 @@ def pipeline(
         if other:
             raise TimeoutError(f"{other}; nothing was done. Cancel that one, or run this again when it is over")
         try:
-            for stage in stages(target):
+            for name in stages(None if stage == "all" else stage):
                 started = time.monotonic()
-                state = run_stage(stage, force, return_state=True)
-                done.append(Ran(stage, state.name or "", state.message or "", time.monotonic() - started))
+                state = run_stage(name, force, return_state=True)
+                done.append(Ran(name, state.name or "", state.message or "", time.monotonic() - started))
                 state.result(raise_on_failure=True)
         finally:
             publish("pipeline", pipeline_page(done, reports_since(began)))

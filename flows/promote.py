@@ -4,28 +4,24 @@ uv run physique up                          then: promote or rollback → Run in
 uv run physique rollback user-0001          the same as a command
 """
 
-from typing import Annotated
-
 from prefect import flow
-from pydantic import Field
 
 from tasks.promotion import let_serve, promotion_page, serves
 from tasks.registry import PERSONAL
 from tasks.rollback import rollback_user
 from tasks.stage import publish
 
-Model = Annotated[
-    str, Field(title="Model", description="physique-personal, or physique-expert-<id>, as MLflow's Models page shows it.")
-]
-Version = Annotated[int, Field(title="Version", ge=1, description="Its number in the registry.")]
-
 
 @flow
-def promote(version: Version, model: Model = PERSONAL) -> str:
+def promote(version: int, model: str = PERSONAL) -> str:
     """Let a registered version serve: it takes the alias *champion*, and services load it from now on.
 
     An earlier version works as well: that takes back all that came since. Of `physique-personal` the next night goes on
     from it, and no rating is lost.
+
+    Args:
+        version: Its number in the registry.
+        model: physique-personal, or physique-expert-<id>, as MLflow's Models page shows it.
     """
     before, after = let_serve(model, str(version))
     publish("promote", promotion_page("Promoted", model, before, after))
@@ -33,12 +29,13 @@ def promote(version: Version, model: Model = PERSONAL) -> str:
 
 
 @flow
-def rollback(
-    user: Annotated[str, Field(title="User", description="Whose last promotion is taken back; nobody else is touched.")],
-) -> str:
+def rollback(user: str) -> str:
     """Let one user's personal entry before their last promotion serve again, as a new version of `physique-personal`.
 
     No rating is lost; a new entry has to beat the one that serves from now on.
+
+    Args:
+        user: Whose last promotion is taken back. Nobody else is touched.
     """
     before = serves(PERSONAL)
     made = rollback_user(user)

@@ -5,10 +5,8 @@ uv run physique up                        every ten minutes (prefect.yaml)
 """
 
 from pathlib import Path
-from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from flows.pipeline import pipeline
 from tasks.graph import Stage
@@ -28,17 +26,17 @@ def look(cohort: str = "data/cohort", mesh: str = "data/mesh", embeddings: str =
 
 
 @flow
-def rounds(
-    target: Annotated[
-        Stage, Field(title="Then, up to stage", description="What the pipeline runs up to when the last round is closed.")
-    ] = "evaluate",
-) -> str:
-    """Look whether experts have reviewed enough: then the next round opens, or after the last one the pipeline runs."""
+def rounds(stage: Stage = "evaluate") -> str:
+    """Look whether experts have reviewed enough: then the next round opens, or after the last one the pipeline runs.
+
+    Args:
+        stage: What the pipeline is run up to when the last round is closed.
+    """
     catch_up()
     step = look()
     publish("rounds", f"# Review rounds\n\n{step.said}")
     if step.over:
-        pipeline(target=target)
+        pipeline(stage=stage)
     return step.said
 
 

@@ -5,10 +5,9 @@ uv run physique weights import checkpoint.pth   the same as a command
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from prefect import flow
-from pydantic import Field
 
 from tasks.pipeline_page import model_link, version_link
 from tasks.stage import publish
@@ -16,28 +15,19 @@ from tasks.weights import FOLDER, import_file, register_frame, summary
 
 
 @flow
-def weights(
-    file: Annotated[
-        str,
-        Field(
-            title="File",
-            description="On the pipeline's machine: a PhysiqueFrame or SMPLer-X checkpoint, CLIP ViT-L/14, Swin-V2-B.",
-        ),
-    ],
-    register: Annotated[
-        str, Field(title="Register as expert", description="An id, for physique-expert-<id>. Empty: it is not registered.")
-    ] = "",
-    compat: Annotated[
-        Literal["fixed", "reference"],
-        Field(title="Quirks", description="reference: with the quirks of the published code (docs/quirks.md)."),
-    ] = "fixed",
-) -> str:
-    """Import a checkpoint: every key is checked, nothing in the file is executed, what was dropped is told with why."""
+def weights(file: str, expert: str = "", compat: Literal["fixed", "reference"] = "fixed") -> str:
+    """Import a checkpoint: every key is checked, nothing in the file is executed, what was dropped is told with why.
+
+    Args:
+        file: A PhysiqueFrame or SMPLer-X checkpoint, CLIP ViT-L/14, or a Swin-V2-B; a path on the machine of the pipeline.
+        expert: Register it as physique-expert-<this>. Empty: it is not registered.
+        compat: reference has the quirks of the published code (docs/quirks.md).
+    """
     about = import_file(Path(file).expanduser(), FOLDER, compat)
     said = summary(about)
     page = f"# Weights\n\n```\n{said}\n```\n"
-    if register:
-        made = register_frame(about, register)
+    if expert:
+        made = register_frame(about, expert)
         page += f"\nRegistered: {model_link(made['name'])} {version_link(made['name'], made['version'])}"
     publish("weights", page)
     return said

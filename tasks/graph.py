@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 Stage = Literal[
-    "source", "body", "mannequins", "meshnet", "listing", "cohort", "mesh", "embed", "reviews", "nights", "pretrain",
-    "finetune", "continual", "evaluate",
+    "all", "source", "body", "mannequins", "meshnet", "listing", "cohort", "mesh", "embed", "reviews", "nights",
+    "pretrain", "finetune", "continual", "evaluate",
 ]  # fmt: skip
-"""Stages of dvc.yaml, as the choices of a form; a test holds them equal."""
+"""Stages of dvc.yaml, or all of them, as the choices of a form; a test holds them equal."""
 LOCK_WAIT_S = 3600
 
 

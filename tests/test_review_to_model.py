@@ -18,7 +18,7 @@ from tests.review.review_cases import survey_answers
 
 pytestmark = pytest.mark.timeout(900)
 PRETRAIN = {"rounds": 1, "round_photos": 10, "enough": 1.0, "epochs": 4, "own_epochs": 2}
-GO_ON = "from flows.rounds import rounds; rounds(target='pretrain')"
+GO_ON = "from flows.rounds import rounds; rounds(stage='pretrain')"
 
 
 @pytest.fixture

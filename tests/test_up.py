@@ -133,7 +133,7 @@ def test_a_run_from_the_ui_and_one_from_a_shell_use_these_servers(stack: Up):
     state = stack.state()
     deployment = httpx.get(f"{state.prefect}/deployments/name/pipeline/pipeline").json()
     asked = f"{state.prefect}/deployments/{deployment['id']}/create_flow_run"
-    run = httpx.post(asked, json={"parameters": {"target": "source"}, "state": {"type": "SCHEDULED"}}).json()
+    run = httpx.post(asked, json={"parameters": {"stage": "source"}, "state": {"type": "SCHEDULED"}}).json()
     code = (
         "import os; from prefect.settings import PREFECT_API_URL; from tasks.engines import engines\n"
         "with engines(): print(PREFECT_API_URL.value(), os.environ['RAY_ADDRESS'], os.environ['MLFLOW_TRACKING_URI'])\n"

@@ -23,23 +23,24 @@ from tasks.stack.running import FOLDER
 
 DEPLOYED = FOLDER / "deployed.json"
 STOPPED = "`physique` was stopped while this ran. What was finished is kept: run it again and it goes on from there"
+POOL_WAIT_S = 120.0
 UNFINISHED = ["RUNNING", "PENDING", "CANCELLING"]
 
 
 def deploy(api: str) -> str:
-    """Create the work pool and all deployments, if they are not there as they should be; a line that says so.
+    """Create all deployments, if they are not there as they should be, once there is a work pool; a line that says so.
 
     Raises:
-        RuntimeError: Prefect refused; its last words.
+        RuntimeError: no worker came, or Prefect refused; its last words.
     """
     made = {"api": api, "of": fingerprint()}
     if DEPLOYED.is_file() and json.loads(DEPLOYED.read_text()) == made and deployed(api):
         return "deployments are as they were"
-    if call(api, "GET", f"/work_pools/{POOL}") is None:
-        from prefect.workers.process import ProcessWorker
-
-        pool = {"name": POOL, "type": "process", "base_job_template": ProcessWorker.get_default_base_job_template()}
-        call(api, "POST", "/work_pools/", pool)  # the worker may have made it in between, which is as well
+    end = time.monotonic() + POOL_WAIT_S
+    while call(api, "GET", f"/work_pools/{POOL}") is None:  # the worker makes it, with what its kind of pool needs
+        if time.monotonic() > end:
+            raise RuntimeError(f"no work pool {POOL!r} came; did the worker start?")
+        time.sleep(0.3)
     words = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
