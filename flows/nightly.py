@@ -7,6 +7,7 @@
 from prefect import flow
 
 from flows.pipeline import pipeline
+from tasks.approval import decide, held
 from tasks.once import alone, catch_up
 from tasks.stage import publish, run, say
 
@@ -15,12 +16,15 @@ LEARNED = "feedback was learned: the personal models that passed the gate serve 
 
 
 @flow
-def nightly() -> dict[str, str]:
+def nightly(approve: bool = False) -> dict[str, str]:
     """Feedback of the day to better personal models by morning, or a reason why not.
 
     New feedback becomes a snapshot, which makes *continual* and *evaluate* stale; what feedback does not touch shows as
     cached. Nights that were missed are caught up in one. A second run while one is at work does nothing and says why.
     Killed anywhere, it goes on when it is run again.
+
+    Args:
+        approve: New personal models serve only when somebody has compared them and said yes: this run waits for that.
     """
     with alone("nightly") as other:
         if other:
@@ -31,8 +35,11 @@ def nightly() -> dict[str, str]:
         missed = catch_up()
         if missed:
             say(f"nights that were missed are caught up in this one: {', '.join(missed)}")
-        done = pipeline(stage="evaluate")
+        with held(approve):
+            done = pipeline(stage="evaluate")
         said = RESTED if done["continual"] == "Cached" else LEARNED
+        if approve:
+            said = decide()
         say(said)
         late = f"\n\nIt stands for {len(missed)} more that were missed: {', '.join(missed)}." if missed else ""
         publish("nightly", f"# Nightly\n\n{said[0].upper()}{said[1:]}.{late}")

@@ -10,10 +10,11 @@ import time
 from prefect import flow, get_run_logger, task
 from prefect.states import Completed, State
 
+from tasks.approval import decide, held
 from tasks.graph import Stage, changes, reproduce, stages
 from tasks.once import WAIT_S, alone
 from tasks.pipeline_page import Ran, pipeline_page, reports_since
-from tasks.stage import publish
+from tasks.stage import publish, say
 
 
 @task(task_run_name="{stage}", cache_policy=None)
@@ -29,7 +30,7 @@ def run_stage(stage: str, force: bool) -> State:
 
 
 @flow
-def pipeline(stage: Stage = "all", force: bool = False) -> dict[str, str]:
+def pipeline(stage: Stage = "all", force: bool = False, approve: bool = False) -> dict[str, str]:
     """Bring photos, meshes, models and the report up to date: stages whose inputs changed run, the others are *Cached*.
 
     One pipeline works in a checkout at a time; a second one waits for it. Cancelled or crashed, it goes on where it was
@@ -38,10 +39,12 @@ def pipeline(stage: Stage = "all", force: bool = False) -> dict[str, str]:
     Args:
         stage: This stage of dvc.yaml and all that it needs are brought up to date.
         force: Run every stage anew, also where nothing has changed.
+        approve: New models are made and registered, but serve only when somebody has compared them and said yes: this run
+            waits for that, with a button Resume on its page.
     """
     done: list[Ran] = []
     began = time.time()
-    with alone("pipeline", wait=WAIT_S) as other:
+    with alone("pipeline", wait=WAIT_S) as other, held(approve):
         if other:
             raise TimeoutError(f"{other}; nothing was done. Cancel that one, or run this again when it is over")
         try:
@@ -52,6 +55,10 @@ def pipeline(stage: Stage = "all", force: bool = False) -> dict[str, str]:
                 state.result(raise_on_failure=True)
         finally:
             publish("pipeline", pipeline_page(done, reports_since(began)))
+    if approve:
+        said = decide()
+        say(said)
+        publish("decision", f"# Decided\n\n{said[0].upper()}{said[1:]}.")
     return {ran.stage: ran.state for ran in done}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -82,12 +83,13 @@ def register_bank(
     from model.bank_opened import content_hash
     from model.predictor import write_bundle
     from tasks.ancestry import parents_of
-    from tasks.registry import PERSONAL, photo_reader, promote, register, registered_with, stage_run
+    from tasks.registry import HOLD, PERSONAL, photo_reader, promote, register, registered_with, stage_run
 
     facts, content = read_json(folder / summary), content_hash(folder / "bank")
     known = registered_with(PERSONAL, CONTENT, content)
     if known is not None:
-        promote(PERSONAL, known["version"])
+        if not os.environ.get(HOLD):
+            promote(PERSONAL, known["version"])
         write_json(facts | {"registered": known}, folder / summary)
         return facts | {"registered": known}
     about = [read_json(file)["about"] | {"file": file.stem} for file in sorted((pretrain / "models").glob("*.json"))]

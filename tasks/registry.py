@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PERSONAL = "physique-personal"
 CHAMPION, CHALLENGER = "champion", "challenger"
+HOLD, HELD = "PHYSIQUE_HOLD", "physique.held"
+"""Environment variable: new versions do not serve until somebody has decided (tasks/approval.py). Tag of such versions."""
 EXPERIMENT = "physique"
 DESCRIPTION = 5000
 """Characters that MLflow's store keeps of a description."""
@@ -120,7 +122,8 @@ def register(
 ) -> dict[str, Any]:
     """Log a bundle as a model of the current run and register it; name, version and uri.
 
-    The new version is the `challenger`; with `champion`, or as the first of its name, it takes that alias. A version
+    The new version is the `challenger`; with `champion`, or as the first of its name, it takes that alias, unless that is
+    to be decided by somebody (`HOLD`). A version
     comes with its tags or not at all, and aliases move last: what is killed in between serves as before.
     """
     import mlflow
@@ -157,11 +160,12 @@ def register(
         )
         for key, value in metrics.items():
             mlflow.log_metric(f"{name}.{key}", value)
-        made = mlflow.register_model(info.model_uri, name, tags=tags(stage) | about)
+        hold = {HELD: "yes"} if champion and os.environ.get(HOLD) else {}
+        made = mlflow.register_model(info.model_uri, name, tags=tags(stage) | about | hold)
     client = MlflowClient()
     version = str(made.version)
     client.set_registered_model_alias(name, CHALLENGER, version)
-    if champion or CHAMPION not in client.get_registered_model(name).aliases:
+    if (champion and not hold) or CHAMPION not in client.get_registered_model(name).aliases:
         promote(name, version)
     return {"name": name, "version": version, "uri": f"models:/{name}/{version}"}
 
