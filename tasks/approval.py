@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal
 
 from tasks.registry import CHALLENGER, CHAMPION, HELD, HOLD, PERSONAL, promote, use_tracking
 
@@ -78,7 +77,7 @@ def comparison(found: list[Waiting]) -> str:
     from tasks.pipeline_page import model_link, version_link
     from tasks.promotion import compared
 
-    lines = ["# To be decided", "", "Press *Resume* and say whether these are to serve. Until then what served serves.", ""]
+    lines = ["# To be decided", "", "*Resume* asks whether these are to serve. Until then what served serves.", ""]
     for each in found:
         lines += [f"## {model_link(each.name)}", ""]
         lines += [f"{version_link(each.name, each.version)} in place of {version_link(each.name, each.serves)}", ""]
@@ -106,14 +105,14 @@ def decide(wait: int = WAIT_S) -> str:
     class Decision(RunInput):
         """What is asked."""
 
-        serve: Literal["no, keep what serves", "yes, let them serve"] = "no, keep what serves"
+        let_them_serve: bool = False  # a switch: choices do not open with the mouse in this dialog of Prefect 3.8
 
     say(f"{len(found)} new versions wait for a decision: open this run's page and press Resume")
     try:
         answer = pause_flow_run(wait_for_input=Decision.with_initial_data(description=page), timeout=wait, poll_interval=3)
     except FlowPauseTimeout:
         return "nobody decided in time: what served serves on, and the next run asks again"
-    yes = answer.serve.startswith("yes")
+    yes = answer.let_them_serve
     settle(found, yes)
     names = ", ".join(f"{each.name} version {each.version if yes else each.serves}" for each in found)
     return f"decided {'for' if yes else 'against'} the new versions: {names} {'serves' if len(found) == 1 else 'serve'}"

@@ -86,6 +86,6 @@ def reports_since(began: float) -> list[tuple[str, str]]:
     if not base:
         return []
     with get_client(sync_client=True) as client:
-        found = client.request("POST", "/artifacts/latest/filter", json={"sort": "CREATED_ASC", "limit": 100}).json()
-    fresh = [each for each in found if each.get("key") and datetime.fromisoformat(each["created"]) >= then]
+        found = client.request("POST", "/artifacts/latest/filter", json={"sort": "CREATED_DESC", "limit": 100}).json()
+    fresh = [each for each in reversed(found) if each.get("key") and datetime.fromisoformat(each["created"]) >= then]
     return [(each["key"], f"{base}/artifacts/key/{each['key']}") for each in fresh if each["key"] != "pipeline"]

@@ -24,7 +24,7 @@ from tasks.stack.running import FOLDER
 DEPLOYED = FOLDER / "deployed.json"
 STOPPED = "`physique` was stopped while this ran. What was finished is kept: run it again and it goes on from there"
 POOL_WAIT_S = 120.0
-UNFINISHED = ["RUNNING", "PENDING", "CANCELLING"]
+UNFINISHED = ["RUNNING", "PENDING", "CANCELLING", "PAUSED"]
 
 
 def deploy(api: str) -> str:
@@ -95,7 +95,11 @@ def call(api: str, method: str, path: str, body: Any = None) -> Any:
         about["auth"] = tuple(pair.split(":", 1))
     try:
         with httpx.Client(trust_env=not api.startswith("http://127."), timeout=20, **about) as client:
-            answer = client.request(method, f"{api}{path}", **({} if body is None else {"json": body}))
+            for wait in (0.3, 0.6, 1.2, 2.4, 0):
+                answer = client.request(method, f"{api}{path}", **({} if body is None else {"json": body}))
+                if answer.status_code != 503 or not wait:  # SQLite was locked
+                    break
+                time.sleep(wait)
         return answer.json() if answer.is_success and answer.content else None
     except (httpx.HTTPError, ValueError):
         return None
