@@ -39,7 +39,7 @@ def nightly(approve: bool = False) -> dict[str, str]:
             done = pipeline(stage="evaluate")
         said = RESTED if done["continual"] == "Cached" else LEARNED
         if approve:
-            said = decide()
+            said = decide() or said
         say(said)
         late = f"\n\nIt stands for {len(missed)} more that were missed: {', '.join(missed)}." if missed else ""
         publish("nightly", f"# Nightly\n\n{said[0].upper()}{said[1:]}.{late}")

@@ -56,7 +56,7 @@ def pipeline(stage: Stage = "all", force: bool = False, approve: bool = False) -
         finally:
             publish("pipeline", pipeline_page(done, reports_since(began)))
     if approve:
-        said = decide()
+        said = decide() or "no new model waits for a decision"
         say(said)
         publish("decision", f"# Decided\n\n{said[0].upper()}{said[1:]}.")
     return {ran.stage: ran.state for ran in done}

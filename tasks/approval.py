@@ -86,7 +86,7 @@ def comparison(found: list[Waiting]) -> str:
 
 
 def decide(wait: int = WAIT_S) -> str:
-    """Ask, in the run's page in the Prefect UI, and do what is answered; what came of it, in a line.
+    """Ask, in the run's page in the Prefect UI, and do what is answered; what came of it in a line, '' if nothing waits.
 
     Nobody answering is a no that may be changed: the versions keep their tag, and the next run asks again.
     """
@@ -98,7 +98,7 @@ def decide(wait: int = WAIT_S) -> str:
 
     found = waiting()
     if not found:
-        return "nothing new to decide on"
+        return ""
     page = comparison(found)
     publish("decision", page)
 

@@ -157,10 +157,12 @@ def champion(up: Up) -> str:
 def test_thirty_missed_nights_are_one_run(up: Up):
     deployment = api(up, "GET", "/deployments/name/nightly/nightly")["id"]
     before = set(runs(up, "nightly"))
+    call(up.state().prefect, "PATCH", "/work_pools/physique", {"is_paused": True})  # nobody works for a month
     for night in range(30, 0, -1):
         at = (datetime.now(UTC) - timedelta(days=night)).isoformat()
         state = {"type": "SCHEDULED", "state_details": {"scheduled_time": at}}
         api(up, "POST", f"/deployments/{deployment}/create_flow_run", {"state": state})
+    call(up.state().prefect, "PATCH", "/work_pools/physique", {"is_paused": False})
 
     def mine() -> list[dict]:
         return [run for run in runs(up, "nightly").values() if run["id"] not in before and not run["auto_scheduled"]]
