@@ -202,12 +202,12 @@ def _of_photo(name: str, data: Path) -> dict[str, Any] | None:
         made = read_shards(data / folder, ["photo_id", column]).to_pylist() if (data / folder).is_dir() else []
         about[column] = sorted({row[column] for row in made if row["photo_id"] == photo})
     about["nights with something of it"] = _nights(data, "photo_id", photo)
-    here, client = dvc_hashes("pretrain").get("data/cohort/photos"), MlflowClient()
+    here, client = dvc_hashes("pretrain").get("data/cohort"), MlflowClient()
     learned = []
     for model in client.search_registered_models(filter_string="name LIKE 'physique-%'"):
         version = model.aliases.get(CHAMPION)
         tags = client.get_model_version(model.name, version).tags if version is not None else {}
-        if version is not None and here in (None, tags.get("dvc.data/cohort/photos")):
+        if version is not None and here in (None, tags.get("dvc.data/cohort")):
             learned.append(_chain(model.name, str(version)))
     return {"what": "photo", "entry": about, "chains": learned}
 

@@ -25,7 +25,7 @@ def git_commit(folder: Path = Path()) -> str:
 
 
 def dvc_hashes(stage: str, folder: Path = Path()) -> dict[str, str]:
-    """What DVC knows of a stage's inputs: {path: md5}, of those that are outputs of other stages or files."""
+    """What DVC knows of a stage's inputs: {path: md5} of the outputs of other stages that they are, or lie in."""
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe")
@@ -35,7 +35,8 @@ def dvc_hashes(stage: str, folder: Path = Path()) -> dict[str, str]:
     deps = lock.get("stages", {}).get(stage, {}).get("deps", [])
     wanted = yaml.load((folder / "dvc.yaml").read_text())["stages"].get(stage, {}).get("deps", [])
     paths = [w for w in wanted if isinstance(w, str)] or [dep["path"] for dep in deps]
-    return {path: known[path] for path in paths if path in known}
+    places = [next((p for p in (path, *map(str, Path(path).parents)) if p in known), None) for path in paths]
+    return {place: known[place] for place in places if place is not None}
 
 
 def prefect_run() -> dict[str, str]:
