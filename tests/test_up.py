@@ -20,7 +20,7 @@ from tasks.stack.processes import started_by
 from tasks.stack.running import MARK, Running, running, written
 from tests.conftest import ROOT, Checkout
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)  # machines of CI are busy with other tests
 PORTS = ("prefect", "mlflow", "ray", "dashboard", "review")
 GIVEN = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
 
@@ -42,7 +42,7 @@ class Up:
     def said(self) -> str:
         return (self.folder / "up.out").read_text()
 
-    def wait(self, words: str, limit: float = 150) -> str:
+    def wait(self, words: str, limit: float = 300) -> str:
         """Wait until it has said this."""
         until(lambda: words in self.said() or self.process.poll() is not None, limit, self.said)
         assert words in self.said(), self.said()
@@ -145,7 +145,7 @@ def test_a_run_from_the_ui_and_one_from_a_shell_use_these_servers(stack: Up):
     def now() -> dict:
         return httpx.get(f"{state.prefect}/flow_runs/{run['id']}").json()["state"]
 
-    until(lambda: now()["type"] in ("COMPLETED", "FAILED", "CRASHED"), 90, now)
+    until(lambda: now()["type"] in ("COMPLETED", "FAILED", "CRASHED"), 200, now)
     assert now()["type"] == "COMPLETED", now()
     assert (stack.folder / "data/kind.txt").read_text() == "photos\n"
 
@@ -154,7 +154,7 @@ def test_a_part_that_is_killed_comes_back(stack: Up):
     state = stack.state()
     victim = state.parts["MLflow"][-1]
     os.kill(victim.pid, signal.SIGKILL)  # its own child goes on holding the port
-    said = stack.wait("MLflow       up again after", 90)
+    said = stack.wait("MLflow       up again after")
     assert "MLflow was killed (signal 9); it is started again in 1 s" in said
     assert httpx.get(f"{state.mlflow}/health").status_code == 200
     assert stack.state().parts["MLflow"][-1] != victim
@@ -175,7 +175,7 @@ def test_with_servers_given_only_the_rest_starts_and_what_a_killed_one_leaves_is
     given = dict(zip(GIVEN, (state.prefect, state.mlflow, state.ray)))
     folder = small_folder(tmp_path / "other")
     other = Up(folder, stack.environment | given | {"PYTHONPATH": str(stack.folder)})
-    said = other.wait("worker       up after", 90)
+    said = other.wait("worker       up after")
     assert f"Prefect at {state.prefect} is used (PREFECT_API_URL)" in said
     assert set(other.state().parts) <= {"worker", "deployments", "review page"}
     left = other.state()

@@ -30,7 +30,7 @@ def up(tmp_path_factory) -> Iterator[Up]:
     small_params(made.folder)
     found = Up(made.folder, {name: value for name, value in made.environment.items() if name not in GIVEN})
     try:
-        found.wait("all up after", 240)
+        found.wait("all up after")
         yield found
     finally:
         found.command("down")
