@@ -289,64 +289,6 @@ def em_sums(prior: Prior, stats: Stats, shift: Tensor) -> Sums:
     return Sums(*columns)
 
 
-PENALTIES = (1e6, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
-"""Of the rest of `population_mean`; with the first there is none."""
-ENOUGH = 20
-"""Held photos that may choose between them."""
-
-
-def population_mean(
-    phi: Tensor, target: Tensor, raters: Tensor, base: Tensor, held: Tensor | None = None, *, steady: float = 10.0
-) -> Tensor:
-    """Prior mean m (D, P) from what people on average say of each photo, held back towards the generic model.
-
-    phi (N, D, P) of the photos; target (N, D): mean over users of the rating minus the user's own mean, plus the
-    mean over users, NaN = nobody rated; raters (N, D): how many did; base (D, P): the generic model; held (N,) bool: photos
-    that no expert's model was fitted on.
-    m is the generic model with a slope and level of its own, plus a ridge-penalised rest. Many users on few photos
-    say much about these photos and little about others, and models foretell photos they were fitted on better than
-    others: so the penalty is chosen by the held photos. With fewer than ENOUGH of them it is chosen by leaving photos
-    out, and the rest is left out altogether unless it improves the left-out photos by more than its standard error.
-    """
-    means = base.clone()
-    for d in range(phi.shape[1]):
-        known = ~target[:, d].isnan() & (raters[:, d] > 0) & ~phi[:, d].isnan().any(1)
-        f, t = phi[known, d], target[known, d]
-        if len(t) < 8 or not (f != 0).any():
-            continue
-        weight = (raters[known, d] / (raters[known, d] + steady)).sqrt()
-        level = torch.zeros_like(base[d])
-        level[0] = 1.0
-        shape = base[d] * (1 - level)
-        columns = torch.stack([level, shape, *torch.eye(len(level), dtype=torch.float64)[1:]], 1)  # (P, 2 + P-1)
-        x, y = (f @ columns) * weight[:, None], t * weight
-        unseen = torch.zeros_like(t, dtype=torch.bool) if held is None else held[known]
-        choose = bool(unseen.sum() >= ENOUGH)
-
-        penalties = [p * float(weight.mean()) ** 2 for p in PENALTIES]
-        best = 0
-        if choose:
-            errors = [(y - x @ _ridge(x[~unseen], y[~unseen], p)[0])[unseen] ** 2 for p in penalties]
-            best = min(range(len(errors)), key=lambda k: float(errors[k].mean()))
-        else:
-            errors = [_ridge(x, y, p)[1] for p in penalties]
-            for k, error in enumerate(errors):
-                gain = errors[0] - error
-                if error.mean() < errors[best].mean() and gain.mean() > gain.std() / len(t) ** 0.5:
-                    best = k
-        means[d] = columns @ _ridge(x, y, penalties[best])[0]
-    return means
-
-
-def _ridge(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-    """Coefficients (K,) of y (n,) on x (n, K), all but two penalised, and squared errors with each row left out."""
-    by = torch.full((x.shape[1],), penalty, dtype=torch.float64)
-    by[:2] = 1e-6
-    inverse = torch.linalg.inv(x.T @ x + torch.diag(by))
-    found = inverse @ (x.T @ y)
-    return found, ((y - x @ found) / (1 - ((x @ inverse) * x).sum(1)).clamp_min(1e-6)) ** 2
-
-
 def maximise(prior: Prior, sums: Sums, *, caution: float = 10.0, hold: float = 0.5, fixed: bool = False) -> Prior:
     """M-step, with Σ held back by an inverse-Wishart prior; `fixed` keeps the mean (see `population_mean`).
 

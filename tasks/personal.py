@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import gate, personal
+from model import gate, personal, unseen
 from model.bank import Bank, joined, start_bank
 from model.bank_opened import OpenBank
 from model.basis import fit_basis
@@ -98,6 +98,7 @@ def finetune(
     )
 
     # Prior over users: EM on this rank's teachers, sums added over the ranks.
+    held = torch.tensor([split_of(photo) == VAL for photo in photos.ids])
     mine = teachers[team.rank :: team.world]
     stats = stats_of(mine, ratings)
     shift = selection.shift([surveys[i] for i in mine])
@@ -105,7 +106,6 @@ def finetune(
         own = stats.total()
         whole = [team.total(part) for part in (own.A, own.b, own.yy, own.n)]
         counted = team.total((stats.n > 0).sum(0).to(torch.float64))
-        held = torch.tensor([split_of(photo) == VAL for photo in photos.ids])
         common = _population_mean(phi, ratings, mine, users, basis.generic_weights(), held, team)
         first, prior = 0, personal.start_prior(personal.Stats(*whole), counted, common)
     else:
@@ -127,6 +127,8 @@ def finetune(
             if abs(now - before) < 1e-6 * abs(now):
                 break
         before = now
+
+    prior = _believed(prior, phi, ratings, held, mine, len(users), prior.of(shift), team)
 
     # Entries of all users, split over ranks.
     rows = list(range(team.rank, len(users), team.world))
@@ -154,7 +156,7 @@ def finetune(
 def _population_mean(
     phi: Tensor, ratings: Ratings, mine: Tensor, users: list[str], base: Tensor, held: Tensor, team: Team
 ) -> Tensor:
-    """`personal.population_mean` of the users `mine` of all ranks."""
+    """`unseen.population_mean` of the users `mine` of all ranks."""
     own = _of_users(ratings, mine.tolist(), len(users))
     known = ~own.y.isnan()
     y = torch.where(known, own.y, 0.0)
@@ -170,7 +172,23 @@ def _population_mean(
     per_photo[1].index_add_(0, own.photo, known.to(torch.float64))
     total, raters = team.total(per_photo)
     target = torch.where(raters > 0, total / raters.clamp_min(1) + grand, torch.nan)
-    return personal.population_mean(phi, target, raters, base, held)
+    return unseen.population_mean(phi, target, raters, base, held)
+
+
+def _believed(
+    prior: personal.Prior, phi: Tensor, ratings: Ratings, held: Tensor, mine: Tensor, users: int, own: Tensor, team: Team
+) -> personal.Prior:
+    """What of a prior holds on photos that no model was fitted on, by the ratings of the users `mine` of all ranks.
+
+    own (U, D, P): prior means of these users. With few such photos the prior stays as it is.
+    """
+    told = _of_users(ratings, mine.tolist(), users)
+    if int(held[torch.unique(ratings.photo)].sum()) < unseen.ENOUGH:
+        return prior
+    seen, rest = told[~held[told.photo]], told[held[told.photo]]
+    stats = personal.sufficient(phi[seen.photo], seen.y, seen.user, len(mine))
+    sums = team.total(unseen.gains(prior, own, stats, phi[rest.photo], rest.y, rest.user))
+    return unseen.narrowed(prior, unseen.believed(sums))
 
 
 def _of_users(ratings: Ratings, rows: list[int], users: int) -> Ratings:

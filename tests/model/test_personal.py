@@ -184,45 +184,6 @@ def test_experts_are_points_of_the_feature_space():
         basis.phi(predictions[:, :2])
 
 
-def test_population_mean_is_the_generic_model_unless_left_out_photos_say_otherwise():
-    rng = np.random.default_rng(8)
-    phi = torch.tensor(rng.normal(size=(60, D, 20)))
-    phi[..., 0] = 1.0
-    base = torch.zeros(D, 20, dtype=torch.float64)
-    base[:, 0], base[:, 1] = 5.0, 1.0
-    raters = torch.full((60, D), 200.0, dtype=torch.float64)
-    agreed = 6.0 + 1.5 * phi[..., 1] + torch.tensor(rng.normal(0, 1.0, (60, D)))  # what φ cannot explain is shared
-    mean = personal.population_mean(phi, agreed, raters, base)
-    assert mean[:, 2:].abs().max() < 1e-3
-    np.testing.assert_allclose(mean[:, 0], 6.0, atol=0.5)
-    np.testing.assert_allclose(mean[:, 1], 1.5, atol=0.5)
-
-    other = 6.0 + 1.5 * phi[..., 1] + 1.5 * phi[..., 2] + torch.tensor(rng.normal(0, 0.5, (60, D)))
-    other[:, 2] = torch.nan
-    mean = personal.population_mean(phi, other, raters, base)
-    np.testing.assert_allclose(mean[:2, 2], 1.5, atol=0.4)
-    assert torch.equal(mean[2], base[2])
-
-
-def test_what_models_say_of_photos_they_were_fitted_on_is_not_taken_at_its_word():
-    """A feature that knows what it was fitted on and nothing else is believed, unless held photos tell."""
-    rng = np.random.default_rng(9)
-    phi = torch.tensor(rng.normal(size=(150, D, 20)))
-    phi[..., 0] = 1.0
-    base = torch.zeros(D, 20, dtype=torch.float64)
-    base[:, 0], base[:, 1] = 5.0, 1.0
-    agreed = 5.0 + phi[..., 1] + torch.tensor(rng.normal(0, 1.0, (150, D)))
-    held = torch.arange(150) % 5 == 0
-    phi[~held, :, 2] = (agreed - 5.0 - phi[..., 1])[~held]
-    raters = torch.full((150, D), 200.0, dtype=torch.float64)
-    vain = personal.population_mean(phi[~held], agreed[~held], raters[~held], base)
-    assert vain[:, 2].min() > 0.9
-    mean = personal.population_mean(phi, agreed, raters, base, held)
-    assert mean[:, 2].abs().max() < 0.3
-    few = held & (torch.arange(150) < 50)  # too few to choose by
-    assert personal.population_mean(phi, agreed, raters, base, few)[:, 2].min() > 0.5
-
-
 def scaled_prior() -> personal.Prior:
     prior = some_prior()
     scales, shares = torch.tensor([[0.5, 1.0, 2.0]] * D).double(), torch.tensor([[0.5, 0.25, 0.25]] * D).double()
