@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import errno
+import os
+import threading
 from pathlib import Path
 
 import mlflow
@@ -30,6 +32,8 @@ class Served(mlflow.pyfunc.PythonModel):
         from model.predictor import Predictor
 
         self.predictor = Predictor(Path(context.artifacts["bundle"]))
+        # A server asks from many threads; one photo after the other is what the detector can stand, and no slower.
+        self.turn = threading.Lock()
 
     # The type tells MLflow that frames come in as they are; without one it prints a warning at every load.
     def predict(self, context, model_input: pd.DataFrame, params=None):
@@ -44,31 +48,57 @@ class Served(mlflow.pyfunc.PythonModel):
         if column == "vector":
             answers, errors = self.predictor.of_vectors(frame["vector"].tolist(), users), [""] * len(frame)
         else:
-            photos, errors = zip(*(read_image(value) for value in frame["image"])) if len(frame) else ((), ())
-            answers = self.predictor(photos, users)
+            root = served_folder()
+            photos, errors = zip(*(read_image(value, root) for value in frame["image"])) if len(frame) else ((), ())
+            with self.turn:
+                answers = self.predictor(photos, users)
         scores = np.array([answer.scores for answer in answers]).reshape(-1, len(DIMENSIONS))
         out = {name: scores[:, k] for k, name in enumerate(DIMENSIONS)}
         out |= {"known_user": [a.known for a in answers], "status": [a.status for a in answers]}
         out["error"] = [said or answer.error for said, answer in zip(errors, answers)]
-        return pd.DataFrame(out)
+        table = pd.DataFrame(out)
+        # JSON has no NaN: what a server leaves empty is null.
+        return table.astype(object).where(table.notna(), None) if serving() else table
 
 
-def read_image(value: object) -> tuple[bytes, str]:
-    """The bytes of an image given as a path or in base64, or b'' and one line that says what is wrong."""
+def serving() -> bool:
+    """Whether this is MLflow's server, which says so, and not a process of one's own."""
+    return os.environ.get("_MLFLOW_IS_IN_SERVING_ENVIRONMENT") == "true"
+
+
+def served_folder() -> Path | None:
+    """Where photos given as paths have to lie: PHYSIQUE_PHOTOS; a server's current folder without it, None = anywhere."""
+    named = os.environ.get("PHYSIQUE_PHOTOS") or ("." if serving() else "")
+    return Path(named).resolve() if named else None
+
+
+def read_image(value: object, root: Path | None = None) -> tuple[bytes, str]:
+    """The bytes of an image given as a path in `root` or in base64, or b'' and one line that says what is wrong."""
     if not isinstance(value, str) or not value:
         return b"", f"image: {type(value).__name__}, expected a path or base64 text"
     try:
-        if len(value) < 4096 and Path(value).is_file():
-            return Path(value).read_bytes(), ""
-    except OSError as error:
+        path = Path(value)
+        if root is not None and len(value) < 4096:
+            path = (root / value).resolve()
+            if not path.is_relative_to(root):
+                # Whether there is such a file is nobody's business; the text may be base64 that looks like a path.
+                return from_base64(value, f"image: {value[:80]!r} is outside the folder that is served, and no base64")
+        if len(value) < 4096 and path.is_file():
+            return path.read_bytes(), ""
+    except (OSError, ValueError) as error:  # a ValueError: a NUL in what was to be a path
         # A short picture's base64 asked for as a path: too long a name. That is no path; a locked file is.
-        if error.errno != errno.ENAMETOOLONG:
+        if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
             return b"", f"image: {value[:80]!r}: {error.strerror}"
+    return from_base64(value, f"image: {value[:80]!r} is neither a file here nor base64")
+
+
+def from_base64(value: str, otherwise: str) -> tuple[bytes, str]:
+    """The bytes of base64 text, a data: URL or not; else b'' and `otherwise`."""
     text = value.partition(",")[2] if value.startswith("data:") else value
     try:
         return base64.b64decode(text, validate=True), ""
     except (binascii.Error, ValueError):
-        return b"", f"image: {value[:80]!r} is neither a file here nor base64"
+        return b"", otherwise
 
 
 set_model(Served())
