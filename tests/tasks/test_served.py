@@ -30,7 +30,7 @@ def test_nothing_outside_is_read_nor_told_of(root):
     outside = str(root.parent / "secret.jpg")
     for value in ("../secret.jpg", outside, "link.jpg", "in/../../secret.jpg", "../no.jpg", "/etc/host"):
         data, error = read_image(value, root)
-        assert data == b"" and error == f"image: {value!r} is outside the folder that is served, and no base64"
+        assert data == b"" and error == f"image: {value[:80]!r} is outside the folder that is served, and no base64"
 
 
 @pytest.mark.parametrize("value", ["no such file", "a\0b.jpg", "in", 3, None, "", float("nan")])
