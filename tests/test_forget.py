@@ -171,13 +171,20 @@ def needles(forgetful: Checkout) -> dict[str, list[bytes]]:
     }
 
 
-def test_refused_while_a_stage_runs_then_killed_at_every_place_and_run_again_leaves_nothing(forgetful: Checkout, needles):
+@pytest.fixture(scope="module")
+def said(forgetful: Checkout, needles) -> str:
+    """What is printed while a user, an expert and a photo are forgotten, killed at every place and run again."""
     before = grep(forgetful.folder, *(needle for each in needles.values() for needle in each))
     assert {place.split("/")[0] for place, _ in before} >= {
         ".dvc", ".dvc-remote", ".physique", ".prefect", "artifacts", "data", "exchange", "mlartifacts", "mlflow.db"
     }  # fmt: skip
     (forgetful.folder / "killed_forget.py").write_text(KILLED)
-    said = forgetful.run("killed_forget", USER, USER, EXPERT, PHOTO).stdout
+    return forgetful.run("killed_forget", USER, USER, EXPERT, PHOTO).stdout
+
+
+def test_refused_while_a_stage_runs_then_killed_at_every_place_and_run_again_leaves_nothing(
+    forgetful: Checkout, needles, said: str
+):
     assert f"{USER} user" in said and f"{EXPERT} expert" in said and " photo " in said
     assert grep(forgetful.folder, *(needle for each in needles.values() for needle in each)) == []
     records = [json.loads(path.read_text()) for path in (forgetful.folder / ".physique/forgotten").iterdir()]
@@ -187,15 +194,18 @@ def test_refused_while_a_stage_runs_then_killed_at_every_place_and_run_again_lea
     assert (forgetful.folder / "data/imported/labels.parquet").is_file()  # of the other expert
 
 
+@pytest.mark.usefixtures("said")
 def test_meanwhile_the_others_are_served_by_a_model_that_is_marked(forgetful: Checkout):
     photo = "data/mannequins/photos/00007.jpg"
-    said = json.loads(forgetful.run("flows.cli", "predict", photo, "--user", "user-0004", "--json").stdout)
-    assert said["known_user"] and 0 <= said["scores"]["health"] <= 10
+    answer = json.loads(forgetful.run("flows.cli", "predict", photo, "--user", "user-0004", "--json").stdout)
+    assert answer["known_user"] and 0 <= answer["scores"]["health"] <= 10
     with sqlite3.connect(forgetful.folder / "mlflow.db") as base:
         stale = base.execute("SELECT name FROM model_version_tags WHERE key = 'stale'").fetchall()
     assert {name for (name,) in stale} == {"physique-personal", "physique-expert-expert-01", "physique-expert-expert-03"}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("said")
 def test_the_next_run_learns_anew_without_them_and_brings_nobody_back(forgetful: Checkout, needles):
     from model.bank_opened import open_bank
 
