@@ -55,6 +55,20 @@ def anchored(n: Tensor, total: Tensor, square: Tensor, noise: Tensor, level: Ten
     return -0.5 * (n * (torch.log(2 * torch.pi * noise) + 2 * scales.log()) + torch.log(spread / noise) + fit)
 
 
+def against(ours: Tensor, common: Tensor, shares: Tensor, rivals: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Evidence (U, D, 3) out of log densities.
+
+    ours (U, D): of new ratings given old ones, under the personal model; common (U, D, G): log of what it believes of the
+    scale, the rivals with it, but noise believes its own, from `shares` (D, G) on. rivals: log densities (U, D, G) of the
+    old ratings, and of all.
+    """
+    found = []
+    for k, (earlier, later) in enumerate(rivals):
+        belief = torch.log_softmax(shares.log() + earlier, -1) if k == NOISE else common
+        found.append(ours - torch.logsumexp(belief + later - earlier, -1))
+    return torch.stack(found, -1)
+
+
 def weigh(prior: Prior, prior_mean: Tensor, served: Tensor, old: Stats, new: Stats) -> Tensor:
     """Evidence (U, D, 3) for the personal model against its rivals: log Bayes factors of new ratings, given old ones.
 
@@ -69,14 +83,10 @@ def weigh(prior: Prior, prior_mean: Tensor, served: Tensor, old: Stats, new: Sta
     # An entry is what was served at the scale that was thought; the prior, and an entry that is it, was served at 1.
     thought = torch.where((served == prior_mean).all(-1), 1.0, (scale * prior.scales).sum(-1))
     noise = prior.noise.expand_as(new.n)
-    common, blind = scale.clamp_min(1e-300).log(), prior.shares.log()
-    rivals = [((served - level) / thought[..., None], noise), (about, noise), (torch.zeros_like(about), noise)]
-    rivals[NOISE] = rivals[NOISE][0], noise + _explained(prior, about, whole)
-    found = no_evidence(*new.n.shape)
-    for k, (weights, variance) in enumerate(rivals):
-        earlier, later = (_density(prior, level, weights, variance, stats) for stats in (old, whole))
-        belief = torch.log_softmax(blind + earlier, -1) if k == NOISE else common
-        found[..., k] = ours - torch.logsumexp(belief + later - earlier, -1)
+    entry = (served - level) / thought[..., None]
+    rivals = (entry, noise), (about, noise), (torch.zeros_like(about), noise + _explained(prior, about, whole))
+    densities = [tuple(_density(prior, level, *rival, stats) for stats in (old, whole)) for rival in rivals]
+    found = against(ours, scale.clamp_min(1e-300).log(), prior.shares, densities)
     return torch.where(((new.n > 0) & (prior.users > 0))[..., None], found, 0.0)
 
 

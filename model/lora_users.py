@@ -80,9 +80,6 @@ def evidence(found: Fitted, given: Given, judged: Tensor, prior: Prior, mean: Te
     middle = added(known, said) / n
     wide = noise + added(known, (said - middle) ** 2) / n
     rivals = (current, noise), (mean, noise), (middle.transpose(1, 2).expand_as(mean), wide)
-    result = gate.no_evidence(*y.shape[:2])
-    for k, (says, variance) in enumerate(rivals):
-        earlier, later = (theirs(of, says, variance) for of in (old, known))
-        belief = torch.log_softmax(prior.shares.log() + earlier, -1) if k == gate.NOISE else common
-        result[..., k] = told - torch.logsumexp(belief + later - earlier, -1)
+    densities = [tuple(theirs(of, *rival) for of in (old, known)) for rival in rivals]
+    result = gate.against(told, common, prior.shares, densities)
     return torch.where((new.any(2) & (prior.users > 0))[..., None], result, 0.0)

@@ -35,7 +35,7 @@ def alone(name: str, wait: float = 0.0) -> Iterator[str]:
     path = LOCKS / f"{name}.lock"
     with path.open("a+") as file:
         end, told = time.monotonic() + wait, False
-        while not _taken(file):
+        while not taken(file):
             if time.monotonic() >= end:
                 yield holder(path)
                 return
@@ -52,7 +52,8 @@ def alone(name: str, wait: float = 0.0) -> Iterator[str]:
             file.truncate(0)
 
 
-def _taken(file: Any) -> bool:
+def taken(file: Any) -> bool:
+    """Whether this process now holds the lock on an open file. The lock ends with the process, however that ends."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -16,8 +16,9 @@ from tasks.frame_data import scores_by
 from tasks.intake.quarantine import BadInput
 from tasks.params import Params
 from tasks.pipeline_page import model_link, version_link
+from tasks.promotion import serves
 from tasks.ratings import read_photos
-from tasks.registry import CHAMPION, expert_model, photo_reader, promote, register, stage_run
+from tasks.registry import expert_model, photo_reader, promote, register, stage_run
 from tasks.tables import read_table
 from tasks.train import fit_all
 from tasks.train_experts import JOINT, expert_loop, jobs
@@ -65,8 +66,6 @@ def train_expert(
 def _registered(
     who: str, serve: str, config: dict, kept: Path, data: Path, pretrain: Path, params: Params
 ) -> Made:
-    from mlflow import MlflowClient
-
     from model.predictor import write_bundle
 
     dimensions, file = config["dimensions"], config["files"][who]
@@ -87,7 +86,7 @@ def _registered(
         version = register(name, bundle, "expert", metrics=metrics, about={"expert": who}, champion=False)
     if better:
         promote(name, version["version"])
-    serving = str(MlflowClient().get_registered_model(name).aliases.get(CHAMPION))
+    serving = serves(name)
     labels = read_table(config["labels"])
     count = labels["rater_id"].to_pylist().count(who)
     said = f"{name} version {version['version']}: mean SRCC {gain:+.3f}; version {serving} serves"

@@ -23,7 +23,6 @@ from model.choices import Choices, Sites, no_choices, observed, usable, weigh
 from model.scores import DIMENSIONS
 from model.selection import fit_selection
 from tasks.ratings import Photos, Ratings, user_split
-from tasks.splits import VAL, split_of
 
 SELECTION_USERS = 2000
 """Survey answers of more users than this teach selection nothing new."""
@@ -98,7 +97,7 @@ def finetune(
     )
 
     # Prior over users: EM on this rank's teachers, sums added over the ranks.
-    held = torch.tensor([split_of(photo) == VAL for photo in photos.ids])
+    held = photos.held()
     mine = teachers[team.rank :: team.world]
     stats = stats_of(mine, ratings)
     shift = selection.shift([surveys[i] for i in mine])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.basis import GENERIC
 from model.scores import DIMENSIONS, SCALE
-from tasks.splits import TEST, split_of
+from tasks.splits import TEST, VAL, split_of
 from tasks.tables import read_table
 
 
@@ -35,6 +35,10 @@ class Photos:
     def fitting(self) -> Tensor:
         """(N,) bool: photos that may be fitted on (splits fit and val)."""
         return torch.tensor([split_of(photo) != TEST for photo in self.ids], dtype=torch.bool)
+
+    def held(self) -> Tensor:
+        """(N,) bool: of these, photos that no expert's model was fitted on (split val)."""
+        return torch.tensor([split_of(photo) == VAL for photo in self.ids], dtype=torch.bool)
 
 
 @dataclass

@@ -123,8 +123,8 @@ def register(
     """Log a bundle as a model of the current run and register it; name, version and uri.
 
     The new version is the `challenger`; with `champion`, or as the first of its name, it takes that alias, unless that is
-    to be decided by somebody (`HOLD`). A version
-    comes with its tags or not at all, and aliases move last: what is killed in between serves as before.
+    to be decided by somebody (`HOLD`). A version comes with its tags or not at all, and aliases move last: what is killed
+    in between serves as before.
     """
     import mlflow
     from mlflow import MlflowClient

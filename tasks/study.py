@@ -36,7 +36,6 @@ from model.basis import GENERIC
 from model.scores import DIMENSIONS
 from tasks.personal import night
 from tasks.ratings import Photos, Ratings
-from tasks.splits import VAL, split_of
 
 COUNTS = (0, 5, 10, 25, 50, 100)
 OURS, PREVAILING = "PAA+", "fine-tuned, tuned"
@@ -115,8 +114,8 @@ class Arms:
         phi = torch.cat([torch.ones_like(self.generic)[..., None], self.generic[..., None], self.features[1]], 2)
         start = torch.zeros(phi.shape[1:], dtype=torch.float64)
         start[:, 1] = 1.0
-        held = torch.tensor([split_of(photo) == VAL for photo in self.setting.photos.ids])
-        learned = unseen.population_mean(phi[may], mean[may], raters[may], start, held[may])
+        held = self.setting.photos.held()[may]
+        learned = unseen.population_mean(phi[may], mean[may], raters[may], start, held)
         return torch.einsum("ndp,dp->nd", phi, learned)
 
     def _level(self, y: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -77,9 +78,9 @@ def small_folder(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory) -> Iterator[Up]:
-    made = Checkout(tmp_path_factory.mktemp("up"))
+@contextmanager
+def started(made: Checkout) -> Iterator[Up]:
+    """All up in a checkout, and down again."""
     found = Up(made.folder, {name: value for name, value in made.environment.items() if name not in GIVEN})
     try:
         found.wait("all up after")
@@ -87,6 +88,12 @@ def stack(tmp_path_factory) -> Iterator[Up]:
     finally:
         found.command("down")
         found.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory) -> Iterator[Up]:
+    with started(Checkout(tmp_path_factory.mktemp("up"))) as found:
+        yield found
 
 
 def test_every_part_answers_and_nothing_listens_outside(stack: Up):

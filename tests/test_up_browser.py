@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 from tasks.stack.deployments import call
 from tests.conftest import Checkout, small_params
 from tests.test_nightly import rate
-from tests.test_up import GIVEN, Up, until
+from tests.test_up import Up, started, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -28,13 +27,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 def up(tmp_path_factory) -> Iterator[Up]:
     made = Checkout(tmp_path_factory.mktemp("browsed"))
     small_params(made.folder)
-    found = Up(made.folder, {name: value for name, value in made.environment.items() if name not in GIVEN})
-    try:
-        found.wait("all up after")
+    with started(made) as found:
         yield found
-    finally:
-        found.command("down")
-        found.process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -178,5 +172,4 @@ def test_thirty_missed_nights_are_one_run(up: Up):
     assert all("missed nights are caught up in one" in run["state"]["message"] for run in skipped)
     (count,) = re.findall(r"stands for (\d+) more that were missed", said[worked[0]["id"]])
     assert int(count) == len(skipped)
-    time.sleep(5)
-    assert len([run for run in runs(up, "nightly").values() if run["state"]["type"] == "RUNNING"]) == 0
+    until(lambda: not [run for run in runs(up, "nightly").values() if run["state"]["type"] == "RUNNING"], 60)

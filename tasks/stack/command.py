@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tasks.intake.quarantine import BadInput
+from tasks.once import taken
 from tasks.stack.running import FOLDER, LOGS, STATE, Running, running, written
 
 STOP_LIMIT_S = 90.0
@@ -35,7 +35,7 @@ def up(host: str, ports: dict[str, int], say: Callable[[str], None]) -> None:
         raise BadInput(no_room(Path.cwd()))
     FOLDER.mkdir(exist_ok=True)
     with (FOLDER / "up.lock").open("w") as lock:
-        if not _locked(lock):
+        if not taken(lock):
             already = running()
             say(f"up already{f', since {already.since}' if already else ''}; `physique down` stops it")
             for line in addresses(already) if already else []:
@@ -102,15 +102,6 @@ def welcome(state: Running, seconds: float) -> list[str]:
         f"Click first: {page} → Run → Quick run. It builds all models; its Artifacts say what came of it.",
         "Stop with Ctrl-C, or with `physique down` from elsewhere.",
     ]
-
-
-def _locked(file: object) -> bool:
-    """Whether this process now is the only `up` of the folder. The lock ends with the process, however that ends."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[arg-type]
-    except OSError:
-        return False
-    return True
 
 
 def _free(host: str, parts: list) -> None:

@@ -9,13 +9,18 @@ from model.personal import Prior
 D, P = 3, 6
 
 
-def test_population_mean_is_the_generic_model_unless_left_out_photos_say_otherwise():
-    rng = np.random.default_rng(8)
-    phi = torch.tensor(rng.normal(size=(60, D, 20)))
+def generic(photos: int, seed: int):
+    """A generator, phi (photos, D, 20), the generic model `base` on it, and raters: 200 of every photo."""
+    rng = np.random.default_rng(seed)
+    phi = torch.tensor(rng.normal(size=(photos, D, 20)))
     phi[..., 0] = 1.0
     base = torch.zeros(D, 20, dtype=torch.float64)
     base[:, 0], base[:, 1] = 5.0, 1.0
-    raters = torch.full((60, D), 200.0, dtype=torch.float64)
+    return rng, phi, base, torch.full((photos, D), 200.0, dtype=torch.float64)
+
+
+def test_population_mean_is_the_generic_model_unless_left_out_photos_say_otherwise():
+    rng, phi, base, raters = generic(60, seed=8)
     agreed = 6.0 + 1.5 * phi[..., 1] + torch.tensor(rng.normal(0, 1.0, (60, D)))  # what φ cannot explain is shared
     mean = unseen.population_mean(phi, agreed, raters, base)
     assert mean[:, 2:].abs().max() < 1e-3
@@ -31,15 +36,10 @@ def test_population_mean_is_the_generic_model_unless_left_out_photos_say_otherwi
 
 def test_what_models_say_of_photos_they_were_fitted_on_is_not_taken_at_its_word():
     """A feature that knows what it was fitted on and nothing else is believed, unless held photos tell."""
-    rng = np.random.default_rng(9)
-    phi = torch.tensor(rng.normal(size=(150, D, 20)))
-    phi[..., 0] = 1.0
-    base = torch.zeros(D, 20, dtype=torch.float64)
-    base[:, 0], base[:, 1] = 5.0, 1.0
+    rng, phi, base, raters = generic(150, seed=9)
     agreed = 5.0 + phi[..., 1] + torch.tensor(rng.normal(0, 1.0, (150, D)))
     held = torch.arange(150) % 5 == 0
     phi[~held, :, 2] = (agreed - 5.0 - phi[..., 1])[~held]
-    raters = torch.full((150, D), 200.0, dtype=torch.float64)
     vain = unseen.population_mean(phi[~held], agreed[~held], raters[~held], base)
     assert vain[:, 2].min() > 0.9
     mean = unseen.population_mean(phi, agreed, raters, base, held)

@@ -13,12 +13,12 @@ from tasks.once import LOCKS, alone
 from tests.conftest import ROOT
 
 HOLDS = """
-import time
+import signal
 from tasks.once import alone
 with alone("nightly") as other:
     assert other == ""
     print("held", flush=True)
-    time.sleep(60)
+    signal.pause()
 """
 
 
