@@ -99,21 +99,20 @@ mount -t tmpfs -o size=2m tmpfs data/mesh
 ls data/mesh > full.shards
 mount -o remount,size=100m data/mesh
 {python} -m flows.mesh > room.log 2>&1
-mkdir -p kept && cp data/mesh/*.parquet kept
+cp data/mesh/*.parquet {kept}
 """
 
 
-def test_a_full_disk_stops_it_with_a_line_and_it_goes_on_where_it_was(split: Checkout):
+def test_a_full_disk_stops_it_with_a_line_and_it_goes_on_where_it_was(split: Checkout, tmp_path: Path):
     may = ["unshare", *([] if os.geteuid() == 0 else ["-r"]), "-m"]
     tried = subprocess.run([*may, "sh", "-c", "mount -t tmpfs tmpfs /mnt"], capture_output=True)
     if tried.returncode:
         pytest.skip("mounting a small disk is not allowed here")
     folder = split.folder
     before = rows(folder / "data/mesh")
-    shutil.rmtree(folder / "kept", ignore_errors=True)
-    done = subprocess.run(
-        [*may, "sh", "-c", SCRIPT.format(python=sys.executable)], cwd=folder, env=split.environment, timeout=800
-    )
+    (tmp_path / "kept").mkdir()
+    script = SCRIPT.format(python=sys.executable, kept=tmp_path / "kept")
+    done = subprocess.run([*may, "sh", "-c", script], cwd=folder, env=split.environment, timeout=800)
     full = (folder / "full.log").read_text()
     assert done.returncode == 0, full[-3000:]
     (line,) = [line for line in full.splitlines() if line.startswith("physique: ")]
@@ -121,9 +120,9 @@ def test_a_full_disk_stops_it_with_a_line_and_it_goes_on_where_it_was(split: Che
     finished = (folder / "full.shards").read_text().split()
     assert finished and f"{len(finished)} of 6 shards are finished and kept" in line
     assert "Traceback" not in full
-    kept = {path.name for path in Path(folder / "kept").iterdir()}
+    kept = {path.name for path in (tmp_path / "kept").iterdir()}
     assert set(finished) < kept and len(kept) == 6
-    close(rows(folder / "kept"), before)
+    close(rows(tmp_path / "kept"), before)
 
 
 def test_another_run_over_the_same_photos_starts_no_worker(checkout: Checkout):

@@ -241,6 +241,13 @@ def test_logs_are_rotated_under_who_writes_them(tmp_path):
 def test_a_recycled_process_number_is_nobody_of_ours():
     from tasks.stack.running import Begun
 
-    mine = Begun.of(os.getpid())
-    assert mine.lives() and not Begun(mine.pid, mine.at - 100).lives()
-    assert started_by([Begun(os.getsid(0), mine.at - 10**6)]) == []
+    process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        led = Begun.of(process.pid)
+        assert led.lives() and not Begun(led.pid, led.at - 100).lives()
+        assert [each.pid for each in started_by([led])] == [led.pid]
+        assert started_by([Begun(led.pid, led.at - 10**6)]) == []
+    finally:
+        process.kill()
+        process.wait()
+    assert started_by([Begun(0, led.at)]) == []  # the session of kernel threads, and of a container's where it has no leader

@@ -31,6 +31,7 @@ def started_by(leaders: Iterable[Begun], token: str | None = None) -> list[psuti
             if abs(psutil.Process(leader.pid).create_time() - leader.at) >= CLOCK_S:
                 continue  # the number is somebody else's by now, so nobody of the session is left
         sessions.add(leader.pid)
+    sessions.discard(0)  # kernel threads, and in a container whoever came in from outside: led by nobody of ours
     found = []
     for process in psutil.process_iter():
         if process.pid == os.getpid():
