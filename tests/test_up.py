@@ -250,4 +250,4 @@ def test_a_recycled_process_number_is_nobody_of_ours():
     finally:
         process.kill()
         process.wait()
-    assert started_by([Begun(0, led.at)]) == []  # the session of kernel threads, and of a container's where it has no leader
+    assert started_by([Begun(0, led.at)]) == []  # kernel threads, and what came into a container from outside
