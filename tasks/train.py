@@ -2,20 +2,52 @@
 
 A loop is a plain function of its config. It asks `ray.train.get_checkpoint()` itself, so a killed worker
 costs the epochs since the last report, and a killed driver no more than that: the run's name is made of its
-config, and Ray Train finds the reported checkpoints again under the same name.
+config, and Ray Train finds the reported checkpoints again under the same name: in .physique/train, or where
+PHYSIQUE_STORAGE says, a folder that all nodes see or s3://BUCKET/PREFIX.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
 
 MAX_FAILURES = 3
+STORAGE = "PHYSIQUE_STORAGE"
+"""Environment variable: where checkpoints of running trainings go."""
+
+
+def storage() -> tuple[str, FileSystem, str]:
+    """Where checkpoints go: the address as Ray Train takes it, its file system and the path there.
+
+    Raises:
+        BadInput: PHYSIQUE_STORAGE names nothing that can be written, or holds a password.
+    """
+    from pyarrow.fs import FileSystem
+
+    from tasks.intake.quarantine import BadInput
+
+    said = os.environ.get(STORAGE) or ".physique/train"
+    if "://" not in said:
+        said = str(Path(said).resolve())
+    elif "@" in urlsplit(said).netloc:  # Ray writes the address into its logs
+        raise BadInput(f"{STORAGE}: keys do not belong into the address; right would be AWS_ACCESS_KEY_ID and s3://BUCKET/PREFIX")
+    try:
+        system, path = FileSystem.from_uri(said)
+        system.create_dir(path, recursive=True)
+    except (OSError, ValueError) as error:  # pyarrow's own are ValueErrors
+        why = " ".join(str(error).split())[:300]
+        raise BadInput(f"{STORAGE}: {said} cannot be written ({why}); right is s3://BUCKET/PREFIX or a folder") from None
+    return said, system, path
 
 
 def run_name(stage: str, config: dict[str, Any]) -> str:
@@ -56,7 +88,6 @@ def fit(
     workers: int,
     cpus_per_worker: float,
     gpus_per_worker: float = 0,
-    storage: Path = Path(".physique/train"),
 ) -> dict[str, Any]:
     """Train with `loop` on `workers` Ray Train workers; the metrics it reported last.
 
@@ -64,9 +95,9 @@ def fit(
         loop: a module-level function of its config; see the module's head.
         config: JSON-able; with `name` it decides which interrupted run is gone on with.
         cpus_per_worker: below 1 where loader and worker have to share a small machine.
-        storage: folder of checkpoints, shared by all nodes.
 
     Raises:
+        BadInput: the place for checkpoints (`storage`) cannot be written.
         ray.train.TrainingFailedError: the loop failed more than three times.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -75,7 +106,7 @@ def fit(
     from tasks.engines import connect
 
     connect()
-    storage = storage.resolve()
+    place, system, path = storage()
     run = run_name(name, config)
     trainer = TorchTrainer(
         loop,
@@ -88,12 +119,13 @@ def fit(
         ),
         run_config=RunConfig(
             name=run,
-            storage_path=str(storage),
+            storage_path=place,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
     result = trainer.fit()
     # A finished run is not to be gone on with: the same command given again trains again.
-    shutil.rmtree(storage / run, ignore_errors=True)
+    with suppress(OSError):
+        system.delete_dir(f"{path}/{run}")
     return dict(result.metrics or {})

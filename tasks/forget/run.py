@@ -15,6 +15,7 @@ meanwhile, and where one has begun this is refused.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,17 +58,21 @@ class Done:
 def places(source: bool) -> list[Place]:
     """Every place, those that others are made from first. source: rows of the user's own folder are deleted too."""
     from tasks.forget.cache import Cache
+    from tasks.forget.checkpoints import Checkpoints
     from tasks.forget.models import Models
     from tasks.forget.prefect_runs import PrefectRuns
     from tasks.forget.reviews import Reviews
     from tasks.params import load_params
+    from tasks.train import STORAGE
 
     data = load_params().data
     own = Path(data.path)
     folder = Source(own, source or data.source == "mannequins")
+    elsewhere = [Checkpoints()] if os.environ.get(STORAGE) else []
     return [
         folder, Reviews(), Folder(Path("data"), (own, Path("data/weights"))), Folder(Path("artifacts"), (own,)),
         Folder(WORK, (own,)), Report(Path("report")), Folder(Path("exchange"), (own,)), Models(), PrefectRuns(), Cache(),
+        *elsewhere,
     ]  # fmt: skip
 
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from review_cases import free_port
 from sqlalchemy import Engine
 
 from tasks.reviews import open_store
@@ -19,26 +15,13 @@ from tasks.reviews import open_store
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """URL of a Postgres cluster that lives as long as the tests."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not found:
-        pytest.skip("no Postgres here (Debian: apt-get install postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="physique-postgres-"))  # pytest's own folders are closed to other users
-    who: list[str] = []
-    if os.geteuid() == 0:  # initdb refuses root
-        if not shutil.which("runuser"):
-            pytest.skip("Postgres refuses to run as root, and there is no runuser to be somebody else")
-        who = ["runuser", "-u", "postgres", "--"]
-        shutil.chown(folder, "postgres", "postgres")
-    data, port = folder / "data", free_port()
-    make = [*who, f"{found[-1]}/initdb", "-D", str(data), "-A", "trust", "-U", "reviews", "--no-sync", "-E", "UTF8"]
-    subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
-    control = [*who, f"{found[-1]}/pg_ctl", "-D", str(data), "-w"]
-    options = f"-p {port} -k {data} -c listen_addresses=127.0.0.1 -c max_connections=100 -c fsync=off"
-    started = [*control, "-l", str(data / "log"), "-o", options, "start"]
-    subprocess.run(started, check=True, stdout=subprocess.DEVNULL, cwd="/")
-    yield f"postgresql://reviews@127.0.0.1:{port}"
-    subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, cwd="/")
-    shutil.rmtree(folder)
+    from tests import cluster
+
+    try:
+        with cluster.postgres() as server:
+            yield server.url()
+    except cluster.Missing as why:
+        pytest.skip(str(why))
 
 
 @pytest.fixture
