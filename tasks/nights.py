@@ -34,6 +34,7 @@ from tasks.tables import only, read_json, read_shards, read_table, replaced_fold
 
 COHORT = "cohort.json"
 OTHER_CONTENT = "event is there already with other content"
+UNREADABLE = "no answer as the review page writes them"
 
 
 @dataclass
@@ -92,9 +93,12 @@ def _reviewed(cohort: Path, store: str | None, now: datetime, aside: Quarantine)
     """Usable events of the review store, and how many there are in all."""
     if store is None:
         return FEEDBACK.empty_table(), 0
-    from tasks.reviews import feedback_rows, known_people, open_store
+    from tasks.reviews import feedback_rows, known_people, open_store, unreadable
 
     engine = open_store(store)
+    broken = unreadable(engine)
+    for key in broken:
+        aside.add(f"reviews/{key}", None, "payload", UNREADABLE, key)
     forgotten, rows, guests = read_forgotten(), feedback_rows(engine), known_people(engine, "user")
     gone = forgotten.among("person", (row["user_id"] for row in rows))
     lost = forgotten.among("photo", (photo for row in rows for photo in (row["photo_id"], row["text"]) if photo))
@@ -103,7 +107,7 @@ def _reviewed(cohort: Path, store: str | None, now: datetime, aside: Quarantine)
     people = read_table(cohort / "raters.parquet", ["rater_id"])["rater_id"].to_pylist()
     photos = set(read_shards(cohort / "photos", ["photo_id"])["photo_id"].to_pylist())
     good = sift(rows, guests.union(people), photos, now, aside)
-    return pa.Table.from_pylist(good, schema=FEEDBACK), len(rows)
+    return pa.Table.from_pylist(good, schema=FEEDBACK), len(rows) + len(broken)
 
 
 def _identity(cohort: Path, own: pa.Table) -> dict[str, Any]:

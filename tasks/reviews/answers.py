@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine
 from model.scores import DIMENSIONS
 from tasks.reviews.payloads import Conflict, NotYours, Refused, checked
 from tasks.reviews.people import Person
-from tasks.reviews.replay import counting
+from tasks.reviews.replay import counting, given
 from tasks.reviews.store import insert, now, writing
 from tasks.reviews.tables import ANSWERS, DRAFTS, OFFERS, REVIEWERS, ROUNDS
 from tasks.surveys import Survey, load_survey
@@ -61,9 +61,9 @@ def items(engine: Engine, person: Person) -> list[Item]:
     found = []
     for row in rows:
         number = row["round"] if expert else None
-        given = answers.get((person.person_id, row["photo_id"], number))
+        before = answers.get((person.person_id, row["photo_id"], number))
         suggested = {dimension: row[dimension] for dimension in DIMENSIONS}
-        answer = given[-1].payload if given else None
+        answer = before[-1].payload if before else None
         found.append(Item(row["photo_id"], number, suggested, None if expert else row["model_version"], answer))
     return found
 
@@ -83,8 +83,10 @@ def said(engine: Engine, person: Person) -> tuple[dict[str, int], list[dict]]:
     wanted = (ANSWERS.c.person_id == person.person_id, ANSWERS.c.kind.in_(("thumb", "comparison")))
     thumbs, compared = {}, {}
     with engine.connect() as connection:
-        for row in connection.execute(sa.select(ANSWERS.c.kind, ANSWERS.c.payload).where(*wanted).order_by(ANSWERS.c.id)):
-            payload = json.loads(row.payload)
+        for row in connection.execute(sa.select(ANSWERS).where(*wanted).order_by(ANSWERS.c.id)):
+            if (answer := given(row)) is None:
+                continue
+            payload = answer.payload
             if row.kind == "thumb":
                 thumbs[payload["photo_id"]] = payload["value"]
             else:
@@ -96,8 +98,8 @@ def survey_of(engine: Engine, person_id: str) -> dict | None:
     """What a person answered last: {"version", "answers"}; None: nothing yet."""
     wanted = (ANSWERS.c.person_id == person_id, ANSWERS.c.kind == "survey")
     with engine.connect() as connection:
-        text = connection.scalar(sa.select(ANSWERS.c.payload).where(*wanted).order_by(ANSWERS.c.id.desc()).limit(1))
-    return None if text is None else json.loads(text)
+        rows = connection.execute(sa.select(ANSWERS).where(*wanted).order_by(ANSWERS.c.id.desc()))
+        return next((answer.payload for row in rows if (answer := given(row)) is not None), None)
 
 
 def save(engine: Engine, person: Person, key: str, kind: str, payload: dict, survey: Survey | None = None) -> Saved:

@@ -41,9 +41,10 @@ def revised_labels(engine: Engine, number: int | None = None) -> pa.Table:
 
 def surveys_of(engine: Engine) -> dict[str, dict[str, str]]:
     """The latest survey of everybody who answered one: answers by question, by person."""
-    wanted = sa.select(ANSWERS.c.person_id, ANSWERS.c.payload).where(ANSWERS.c.kind == "survey").order_by(ANSWERS.c.id)
+    wanted = sa.select(ANSWERS).where(ANSWERS.c.kind == "survey").order_by(ANSWERS.c.id)
     with engine.connect() as connection:
-        latest = {row.person_id: json.loads(row.payload)["answers"] for row in connection.execute(wanted)}
+        told = [(row.person_id, given(row)) for row in connection.execute(wanted)]
+    latest = {person: answer.payload["answers"] for person, answer in told if answer is not None}
     return dict(sorted(latest.items()))
 
 
@@ -77,10 +78,19 @@ def feedback_rows(engine: Engine) -> list[dict[str, Any]]:
         events.append((undo.order, {**base, "event_id": undo.key, "kind": "delete", "text": key}))
     for row in others:
         answer = given(row)
+        if answer is None:
+            continue
         base = _event(answer, row.person_id, row.photo_id, offers) | {"kind": row.kind}
         for part in _shown(answer, offers) if row.kind == "thumb" else [_told(row.kind, answer.payload)]:
             events.append((answer.order, base | {"event_id": answer.key} | part))
     return [event for _, event in sorted(events, key=lambda each: each[0])]
+
+
+def unreadable(engine: Engine) -> list[str]:
+    """Keys of users' answers that cannot be read; `feedback_rows` is without them."""
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(ANSWERS).where(ANSWERS.c.role == "user").order_by(ANSWERS.c.id))
+        return [row.key for row in rows if given(row) is None]
 
 
 def _event(answer: Given, person: str, photo: str | None, offers: dict[int, sa.Row]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Which answers count: the history of answers, read from its start.
 
 Notable: a review puts an answer on top of the one before, an undo takes the top one away; nothing is ever changed in place.
+A row that nobody can read (a broken disk, a hand in the database) costs that row only.
 
     uv run pytest tests/review/test_answers.py
 """
@@ -14,7 +15,20 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from model.scores import DIMENSIONS
 from tasks.reviews.tables import ANSWERS
+
+HOLDS: dict[str, tuple[str, ...]] = {
+    "review": tuple(DIMENSIONS),
+    "rating": tuple(DIMENSIONS),
+    "thumb": ("value",),
+    "comparison": ("value", "dimension", "other_id"),
+    "comment": ("text",),
+    "survey": ("answers",),
+    "undo": (),
+}
+"""What a payload of a kind holds at least. Whether the values are right is judged where they are used."""
+TEXTS = ("dimension", "other_id", "text", "comment")
 
 
 @dataclass(frozen=True)
@@ -42,14 +56,14 @@ def counting(
         wanted.append(ANSWERS.c.person_id == person_id)
     if number is not None:
         wanted.append(ANSWERS.c.round == number)
-    found: dict[tuple[str, str, int | None], list[Given]] = {}
+    found: dict[tuple[str, str, int | None], list[Given | None]] = {}
     for row in connection.execute(sa.select(ANSWERS).where(*wanted).order_by(ANSWERS.c.id)):
         stack = found.setdefault((row.person_id, row.photo_id, row.round), [])
         if row.kind == "undo":
             del stack[-1:]
         else:
             stack.append(given(row))
-    return found
+    return {key: [each for each in stack if each is not None] for key, stack in found.items()}
 
 
 def taken_back(connection: Connection, kind: str) -> list[tuple[str, str, Given, str]]:
@@ -62,10 +76,20 @@ def taken_back(connection: Connection, kind: str) -> list[tuple[str, str, Given,
         if row.kind != "undo":
             stack.append(row.key)
         elif stack:
-            found.append((row.person_id, row.photo_id, given(row), stack.pop()))
+            key, undo = stack.pop(), given(row)
+            found += [(row.person_id, row.photo_id, undo, key)] if undo is not None else []
     return found
 
 
-def given(row: sa.Row) -> Given:
-    """A row of `answers`."""
-    return Given(row.key, json.loads(row.payload), datetime.fromisoformat(row.at), row.offer_id, row.id)
+def given(row: sa.Row) -> Given | None:
+    """A row of `answers`; None if it cannot be read."""
+    try:
+        payload, at = json.loads(row.payload), datetime.fromisoformat(row.at)
+    except (ValueError, RecursionError):
+        return None
+    shaped = isinstance(payload, dict) and all(name in payload for name in HOLDS.get(row.kind, ("",)))
+    if not shaped or at.tzinfo is None or not isinstance(payload.get("answers", {}), dict):
+        return None
+    if any(not isinstance(payload.get(name), str | None) for name in TEXTS):
+        return None
+    return Given(row.key, payload, at, row.offer_id, row.id)

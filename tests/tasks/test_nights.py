@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from cohort_cases import NOW, RATERS, built, source
 
 from tasks.intake.quarantine import as_lines
-from tasks.nights import night_paths, take_nights
+from tasks.nights import UNREADABLE, night_paths, take_nights
 from tasks.reviews import Person, invite, offer, open_store, save
 from tasks.reviews.tables import ANSWERS
 from tasks.tables import read_json, read_shards, read_table
@@ -130,6 +130,13 @@ def test_what_users_say_on_the_page_is_taken_beside_the_cohorts_own(nightly, sto
     assert (undo["kind"], undo["text"]) == ("delete", "key-00000001")
 
 
+UNREAD = [
+    ("rating", "{not json"), ("rating", "[1]"), ("rating", {"health": 5}), ("thumb", {}), ("comment", {"text": 5}),
+    ("comparison", {"value": 1, "dimension": ["health"], "other_id": "e"}), ("survey", {"answers": "none"}),
+    ("applause", {}),
+]  # fmt: skip
+
+
 def test_poison_in_the_store_goes_aside_and_the_rest_is_taken(nightly, store):
     photo, other = nightly.photos[:2]
     save(store, ULI, "key-00000001", "rating", rating(photo, 7))
@@ -143,12 +150,14 @@ def test_poison_in_the_store_goes_aside_and_the_rest_is_taken(nightly, store):
         ("itself", "comparison", photo, {"value": 1, "dimension": "health", "other_id": photo}, "text: the photo is"),
         ("gone", "comparison", photo, {"value": 1, "dimension": "health", "other_id": "e" * 64}, "text: unknown photo"),
         ("later", "rating", other, rating(other, 5), "at: in the future"),
+        *((f"unreadable-{k}", kind, photo, payload, f"payload: {UNREADABLE}") for k, (kind, payload) in enumerate(UNREAD)),
     ]
     with store.begin() as connection:
         for key, kind, where, payload, _ in bad:
             at = datetime.now(UTC) + timedelta(days=2 * (key == "later"))
             row = {"key": key, "person_id": "nobody" if key == "stranger" else "uli", "role": "user", "kind": kind}
-            row |= {"photo_id": where, "payload": json.dumps(payload), "posted_sha256": key, "at": at.isoformat()}
+            text = payload if isinstance(payload, str) else json.dumps(payload)
+            row |= {"photo_id": where, "payload": text, "posted_sha256": key, "at": at.isoformat()}
             connection.execute(sa.insert(ANSWERS).values(**row))
     nightly.take(datetime.now(UTC))
     assert nightly.held() == [["key-00000001:health"]]
