@@ -185,22 +185,28 @@ def engines() -> Iterator[None]:
     With PREFECT_API_URL and RAY_ADDRESS set, those are used and nothing is started. What `physique up` has started in this
     folder comes next.
     """
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
+    from tasks.stack.access import credentials
     from tasks.stack.running import running
 
     url, address, mlflow = PREFECT_API_URL.value(), os.environ.get("RAY_ADDRESS"), os.environ.get("MLFLOW_TRACKING_URI")
+    secrets: dict[str, str | None] = {}
     if up := running():
         url, address, mlflow = url or up.prefect, address or up.ray, mlflow or up.mlflow
+        secrets = {name: os.environ.get(name) or value for name, value in credentials().items()}
     ray_environment(address)
     if not url or not address:
         found = shared(root_process())
         url, address = url or found["prefect"], address or found["ray"]
-    given = {"RAY_ADDRESS": address, "MLFLOW_TRACKING_URI": mlflow}
+    given = secrets | {"RAY_ADDRESS": address, "MLFLOW_TRACKING_URI": mlflow}
     before = {name: os.environ.get(name) for name in given}
     os.environ.update({name: value for name, value in given.items() if value})
+    settings = {PREFECT_API_URL: url}
+    if secrets:  # Prefect has read its environment long since
+        settings[PREFECT_API_AUTH_STRING] = os.environ["PREFECT_API_AUTH_STRING"]
     try:
-        with temporary_settings({PREFECT_API_URL: url}):
+        with temporary_settings(settings):
             yield
     finally:
         disconnect()

@@ -79,8 +79,10 @@ def plan(host: str, ports: Ports, folder: Path, token: str) -> Plan:
     """
     from tasks.intake.quarantine import BadInput
     from tasks.source_kind import without_photos
+    from tasks.stack.access import FILE, USER, lock
     from tasks.stack.running import MARK
 
+    locked = lock(host)
     shown = host if host not in ("0.0.0.0", "::") else os.uname().nodename
     prefect, mlflow, ray = given_prefect(), os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("RAY_ADDRESS")
     parts: list[Part] = []
@@ -91,14 +93,20 @@ def plan(host: str, ports: Ports, folder: Path, token: str) -> Plan:
         notes.append(f"Prefect at {prefect} is used (PREFECT_API_URL)")
     else:
         prefect = f"http://{shown}:{ports.prefect_port}/api"
-        parts.append(prefect_server(host, ports.prefect_port, prefect, folder))
+        parts.append(prefect_server(host, ports.prefect_port, prefect, folder, locked))
     pages["Prefect"] = prefect.removesuffix("/api")
     if mlflow:
         notes.append(f"MLflow at {mlflow} is used (MLFLOW_TRACKING_URI)")
     else:
         mlflow = f"http://{shown}:{ports.mlflow_port}"
-        parts.append(mlflow_server(host, shown, ports.mlflow_port, mlflow, folder))
+        parts.append(mlflow_server(host, shown, ports.mlflow_port, mlflow, folder, locked))
     pages["MLflow"] = mlflow
+    if locked:
+        notes.append(
+            f"other machines reach Prefect and MLflow, which ask who comes: user {USER}, password in {FILE} (from "
+            f"PHYSIQUE_PASSWORD, or made up); to Prefect it is {USER}:PASSWORD. Nothing is encrypted: where others listen, "
+            "put TLS before them"
+        )
     if ray:
         notes.append(f"Ray at {ray} is used (RAY_ADDRESS)")
     else:
@@ -142,24 +150,35 @@ def given_prefect() -> str:
     return (PREFECT_API_URL.value() or "").rstrip("/")
 
 
-def prefect_server(host: str, port: int, api: str, folder: Path) -> Part:
-    """Server, scheduler and UI on a SQLite of this folder's own: two checkouts do not see each other's deployments."""
+def prefect_server(host: str, port: int, api: str, folder: Path, locked: bool) -> Part:
+    """Server, scheduler and UI on a SQLite of this folder's own: two checkouts do not see each other's deployments.
+
+    locked: asks who comes (tasks.stack.access), as MLflow does.
+    """
+    from tasks.stack.access import of_prefect
+
     given = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
     environment = {"PREFECT_SERVER_UI_API_URL": api}
+    if locked:
+        environment |= of_prefect()
     if not any(os.environ.get(name) for name in given):
         environment[given[1]] = f"sqlite+aiosqlite:///{folder / '.physique/prefect.db'}"
     command = (*_python("prefect"), "server", "start", "--host", host, "--port", str(port))
     return Part(PREFECT, command, lambda: alright(f"{api}/health"), {"--prefect-port": port}, environment)
 
 
-def mlflow_server(host: str, shown: str, port: int, address: str, folder: Path) -> Part:
+def mlflow_server(host: str, shown: str, port: int, address: str, folder: Path, locked: bool) -> Part:
     """The store that everything uses without a server, with a server before it; artifacts stay files in the folder."""
+    from tasks.stack.access import of_mlflow
+
     command = (*_python("mlflow"), "server", "--host", host, "--port", str(port), "--workers", "1")
     command += ("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}")
     command += ("--default-artifact-root", (folder / "mlartifacts").as_uri())
     if shown not in ("127.0.0.1", "localhost"):
         command += ("--allowed-hosts", f"{shown}:*,{shown},127.0.0.1:*,localhost:*")
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # half a dozen processes for what nobody uses here
+    if locked:
+        command, quiet = (*command, "--app-name", "basic-auth"), quiet | of_mlflow(folder)
     return Part(MLFLOW, command, lambda: alright(f"{address}/health"), {"--mlflow-port": port}, quiet)
 
 
@@ -213,8 +232,10 @@ def alright(url: str) -> bool:
 def _ask(method: str, url: str, **what: Any) -> Any:
     import httpx
 
+    user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
     try:
-        with httpx.Client(trust_env=False, timeout=5) as client:  # no proxy between this machine and itself
+        # No proxy between this machine and itself.
+        with httpx.Client(trust_env=False, timeout=5, auth=(user, password) if user else None) as client:
             answer = client.request(method, url, **what)
         if answer.status_code != 200:
             return None
