@@ -213,15 +213,15 @@ def ray_nodes(
     is refused (Ray's RAY_AUTH_TOKEN).
     """
     temporary = Path(tempfile.mkdtemp(prefix="ray-"))  # short: the path of a socket may have 107 characters
-    more = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    more = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
     more |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.2:{free_port()}"  # 127.0.0.1 Ray takes for this machine's address in the network
     cluster = RayNodes(address, [], more)
     try:
         for number in range(count):
             own = folder / f"node-{number}"
             own.mkdir(parents=True, exist_ok=True)
-            words = {"node-ip-address": f"127.0.0.{number + 1}", "num-cpus": cpus, "object-store-memory": 256 * 2**20}
+            words = {"node-ip-address": f"127.0.0.{number + 2}", "num-cpus": cpus, "object-store-memory": 256 * 2**20}
             words |= {"min-worker-port": 0, "max-worker-port": 0, "dashboard-agent-listen-port": free_port()}
             where = ["--head", f"--port={address.split(':')[1]}", f"--temp-dir={temporary}", "--include-dashboard=true",
                      f"--dashboard-port={free_port()}", f"--ray-client-server-port={free_port()}"]  # fmt: skip
