@@ -126,10 +126,11 @@ def run(
     from flows.pipeline import pipeline
     from tasks.engines import engines
     from tasks.faults import told
+    from tasks.stage import noted
 
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
     with told(), engines():
-        done = nightly_flow() if nightly else pipeline(stage=target, force=force)
+        done = noted(nightly_flow)() if nightly else noted(pipeline)(stage=target, force=force)
     for stage, state in done.items():
         typer.echo(f"{stage:12} {state}")
 

@@ -18,12 +18,15 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 STATE = Path(".physique/engines")
 START_LIMIT_S = 300
+ANSWER_LIMIT_S = 120
+"""A server that died is started again within so long (`physique up`); what begins meanwhile waits for it."""
 START_ATTEMPTS = 4
 OBJECT_STORE_BYTES = 512 * 2**20
 
@@ -161,6 +164,22 @@ def wait_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
     raise RuntimeError(f"the Prefect server did not answer within {START_LIMIT_S} s")
 
 
+def wait_answers(url: str, limit: float = ANSWER_LIMIT_S) -> None:
+    """Wait until Prefect answers; a client of its own gives up at once if it never has. Raises NotStarted."""
+    end = time.monotonic() + limit
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except urllib.error.HTTPError:
+            return  # it is there, whatever it wants
+        except (OSError, ValueError) as error:
+            if time.monotonic() > end:
+                why = getattr(error, "reason", error)
+                raise NotStarted(f"Prefect at {url} does not answer ({why}); start it, then run the same again") from None
+        time.sleep(0.5)
+
+
 def shared(owner: int) -> dict[str, str]:
     """Addresses of the engines kept for `owner`; starts their keeper when there is none."""
     STATE.parent.mkdir(parents=True, exist_ok=True)
@@ -199,6 +218,7 @@ def engines() -> Iterator[None]:
     if not url or not address:
         found = shared(root_process())
         url, address = url or found["prefect"], address or found["ray"]
+    wait_answers(url)
     given = secrets | {"RAY_ADDRESS": address, "MLFLOW_TRACKING_URI": mlflow}
     before = {name: os.environ.get(name) for name in given}
     os.environ.update({name: value for name, value in given.items() if value})

@@ -9,20 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tasks.stack.parts import POOL
-from tasks.stack.running import FOLDER
+from tasks.stack.running import CLOCK_S, FOLDER
 
 DEPLOYED = FOLDER / "deployed.json"
 STOPPED = "`physique` was stopped while this ran. What was finished is kept: run it again and it goes on from there"
+KILLED = "its process was killed (a kill -9, or a machine without memory). What was finished is kept: run it again"
 POOL_WAIT_S = 120.0
 UNFINISHED = ["RUNNING", "PENDING", "CANCELLING", "PAUSED"]
 
@@ -69,10 +72,13 @@ def page_of(api: str, name: str) -> str:
     return f"{api.removesuffix('/api')}/deployments/deployment/{found['id']}" if found else ""
 
 
-def cut_off(api: str, ids: Iterable[str] | None = None, before: float | None = None) -> int:
+def cut_off(
+    api: str, ids: Iterable[str] | None = None, before: float | None = None, why: tuple[str, str] = ("Stopped", STOPPED)
+) -> int:
     """Tell Prefect of flow runs that ended without a word, else they run for ever there; how many.
 
     ids: None = all that are unfinished. before: only those that began before this time, seconds since 1970.
+    why: name and message of the state that they get.
     """
     asked: dict[str, Any] = {"flow_runs": {"state": {"type": {"any_": UNFINISHED}}}}
     if ids is not None:
@@ -80,11 +86,43 @@ def cut_off(api: str, ids: Iterable[str] | None = None, before: float | None = N
     if before is not None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(before))
         asked["flow_runs"]["expected_start_time"] = {"before_": stamp}
-    state = {"type": "CRASHED", "name": "Stopped", "message": STOPPED}
+    state = {"type": "CRASHED", "name": why[0], "message": why[1]}
     found = call(api, "POST", "/flow_runs/filter", asked) or []
     for run in found:
         call(api, "POST", f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
     return len(found)
+
+
+def unheard(api: str) -> set[str]:
+    """Ids of flow runs that are shown as under way though their process on this machine is gone.
+
+    A run's process is noted by its worker or by itself (`tasks.stage.noted`); a run inside another ends with that.
+    """
+    asked = {"flow_runs": {"state": {"type": {"any_": UNFINISHED}}}}
+    open_ = {run["id"]: run for run in call(api, "POST", "/flow_runs/filter", asked) or []}
+    inside = {run["parent_task_run_id"]: run["id"] for run in open_.values() if run.get("parent_task_run_id")}
+    wanted = {"task_runs": {"id": {"any_": list(inside)}}}
+    tasks = call(api, "POST", "/task_runs/filter", wanted) or [] if inside else []
+    outer = {inside[each["id"]]: each["flow_run_id"] for each in tasks}
+    gone = {key for key, run in open_.items() if key not in outer and died(run)}
+    while more := {key for key, above in outer.items() if key not in gone and (above in gone or above not in open_)}:
+        gone |= more
+    return gone
+
+
+def died(run: dict[str, Any]) -> bool:
+    """Whether the process of a flow run is known, of this machine, and gone; a later one of its number is not it."""
+    import psutil
+
+    host, _, pid = str(run.get("infrastructure_pid") or "").rpartition(":")
+    if not pid.isdigit() or host not in ("", socket.gethostname()):
+        return False
+    try:
+        process = psutil.Process(int(pid))
+        began = datetime.fromisoformat(run["start_time"] or run["expected_start_time"]).timestamp()
+        return process.status() == psutil.STATUS_ZOMBIE or process.create_time() > began + CLOCK_S
+    except psutil.NoSuchProcess:
+        return True
 
 
 def call(api: str, method: str, path: str, body: Any = None) -> Any:

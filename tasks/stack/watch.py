@@ -30,6 +30,7 @@ FIRST_S = 180.0
 """The same, before it has answered for the first time."""
 RESTARTS, WITHIN_S, BACK_OFF_S = 5, 600.0, 30.0
 LOG_BYTES, LOGS_KEPT = 10 * 2**20, 3
+DIED = "Killed", deployments.KILLED
 LEAST_BYTES = 500 * 2**20
 """Below so much room on the disk nothing is started, and while things run it is said."""
 
@@ -63,6 +64,7 @@ class Stack:
         self.led = {part.name: Led(part) for part in plan.parts}
         self.asked_to_stop = 0
         self.short_of_room = False
+        self.unheard: set[str] = set()
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         own = Begun.of(os.getpid())
         self.state = Running(own, token, since, plan.prefect, plan.mlflow, plan.ray, plan.pages)
@@ -81,6 +83,7 @@ class Stack:
                 if look:
                     looked = time.monotonic()
                     self._housekeeping()
+                    self._killed_runs()
                 if not self.state.ready and all(led.once_up for led in self.led.values()):
                     self.state.ready = True
                     self.state.write()
@@ -174,6 +177,15 @@ class Stack:
         if short and not self.short_of_room:
             self.say(no_room(self.folder) + "; what runs now may fail, and goes on when it is run again")
         self.short_of_room = short
+
+    def _killed_runs(self) -> None:
+        """Runs whose process is gone at two looks: what a worker does not report, as it has gone too or never had them."""
+        if PREFECT not in self.led or not self.led[PREFECT].up:
+            return  # on a server for several machines a process that is not here may be elsewhere
+        gone = deployments.unheard(self.plan.prefect)
+        if (dead := gone & self.unheard) and (count := deployments.cut_off(self.plan.prefect, dead, why=DIED)):
+            self.say(f"{count} flow runs were killed; their pages in the Prefect UI say so. Run them again")
+        self.unheard = gone - dead
 
     def _end(self) -> None:
         """Stop all: first who starts work, then the work, then what the work needs; and see that nothing is left."""

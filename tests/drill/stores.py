@@ -1,0 +1,106 @@
+"""Postgres and S3: the stack on servers of one's own, which go away for a while."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.engines import free_port
+from tasks.stack.parts import alright
+from tests import cluster
+from tests.drill.ledger import Ledger
+from tests.drill.nights import NIGHT
+from tests.drill.scene import Scene, staged, until
+from tests.drill.strike import MESHES, clean, strike
+from tests.drill.table import Row, load_of_machine
+
+GONE_S = 10
+REFUSED_S = 60
+
+
+@contextmanager
+def elsewhere(folder: Path, built: Path) -> Iterator[tuple[Scene, cluster.Postgres, cluster.S3]]:
+    """Reviews, Prefect and MLflow on Postgres; MLflow's artifacts, DVC's remote and running trainings on S3."""
+    with cluster.postgres() as database, cluster.s3() as store:
+        port = free_port()
+        words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        words += ["--backend-store-uri", database.url("mlflow", "psycopg")]
+        words += ["--default-artifact-root", store.bucket("models")]
+        given = store.environment | {
+            "PHYSIQUE_REVIEWS": database.url("reviews"),
+            "PHYSIQUE_STORAGE": store.bucket("trainings"),
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url("prefect", "asyncpg"),
+            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}",
+        }
+        with folder.with_suffix(".mlflow").open("w") as log:
+            server = subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | given, start_new_session=True)
+        try:
+            until(lambda: alright(f"http://127.0.0.1:{port}/health"), 120)
+            with staged(folder, built, **given) as scene:
+                remote = store.bucket("dvc")
+                scene.up.python("-m", "dvc", "remote", "add", "--local", "--force", "--default", "store", remote)
+                for stage in ("pretrain", "finetune", "continual"):  # this registry is empty
+                    made = scene.up.python("-m", "dvc", "repro", "--single-item", "--force", stage)
+                    assert made.returncode == 0, made.stderr[-3000:]
+                yield scene, database, store
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def postgres(scene: Scene, database: cluster.Postgres) -> Row:
+    """A crash of the server that holds reviews, flow runs and the registry; it starts again after a while."""
+
+    def blow(scene: Scene) -> None:
+        database.stop("immediate")
+        time.sleep(GONE_S)
+        database.start()
+
+    fault = f"Postgres crashes and is away for {GONE_S} s"
+    return strike(scene, "postgres", fault, MESHES, "a promotion", blow)
+
+
+def s3(scene: Scene, store: cluster.S3) -> Row:
+    """Nobody answers while a bank's files go to MLflow's artifacts."""
+
+    def blow(scene: Scene) -> None:
+        store.refuse()
+        time.sleep(REFUSED_S)
+        store.accept()
+
+    fault = f"S3 refuses for {REFUSED_S} s, models go there"
+    return strike(scene, "s3", fault, NIGHT, "a promotion", blow)
+
+
+def push(scene: Scene, store: cluster.S3) -> Row:
+    """The same in the middle of `dvc push`."""
+    ledger, load = Ledger.of(scene), load_of_machine()
+    words = [sys.executable, "-m", "dvc", "push"]
+    with (scene.folder / "push.out").open("w") as out:
+        first = subprocess.Popen(words, cwd=scene.folder, env=scene.environment, stdout=out, stderr=out)
+    until(lambda: store.keys("dvc") or first.poll() is not None, 120)
+    began = time.monotonic()
+    store.refuse()
+    time.sleep(REFUSED_S)
+    store.accept()
+    code = first.wait(400)
+    saw = [(scene.folder / "push.out").read_text().strip().splitlines()[-1]]
+    lost = []
+    if code:
+        again = scene.up.python("-m", "dvc", "push")
+        lost += [f"`dvc push` again failed: {again.stderr[-200:]}"] if again.returncode else []
+    seconds = time.monotonic() - began
+    said = scene.up.python("-m", "dvc", "status", "--cloud").stdout.strip().splitlines()
+    lost += [] if "in sync" in said[-1] else [f"not on the remote: {'; '.join(said)[:300]}"]
+    found, counted = ledger.lost()
+    return Row(
+        "push", f"S3 refuses for {REFUSED_S} s, data goes there", "`dvc push` is in the middle", lost + found,
+        f"{len(store.keys('dvc')):,} objects on the remote, {counted}", "all is pushed", seconds, 0,
+        "went on and ended well" if not code else f"ended with code {code}", [clean(line, scene) for line in saw],
+        "`dvc push` again" if code else "nothing", time.strftime("%Y-%m-%d"), load,
+    )  # fmt: skip

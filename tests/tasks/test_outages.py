@@ -1,0 +1,51 @@
+"""Flow runs whose process is gone, and servers that are just being started again."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import subprocess
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tasks.engines import NotStarted, free_port, wait_answers
+from tasks.stack.deployments import died
+
+
+def run_of(pid: object, start: datetime | None = None) -> dict:
+    return {"infrastructure_pid": pid, "start_time": (start or datetime.now(UTC)).isoformat()}
+
+
+def test_a_flow_run_has_died_when_its_process_on_this_machine_is_gone():
+    here, own = socket.gethostname(), os.getpid()
+    assert not died(run_of(f"{here}:{own}")) and not died(run_of(str(own)))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert died(run_of(f"{here}:{ended.pid}")) and died(run_of(str(ended.pid)))
+    assert not died(run_of(f"elsewhere:{ended.pid}"))
+    assert not died(run_of(None)) and not died(run_of("a-container"))
+
+
+def test_a_later_process_of_the_same_number_is_not_it():
+    assert died(run_of(str(os.getpid()), datetime.now(UTC) - timedelta(days=30)))
+
+
+def test_what_begins_while_prefect_is_started_again_waits_for_it():
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    with pytest.raises(NotStarted, match=f"Prefect at {url} does not answer .*; start it, then run the same again"):
+        wait_answers(url, limit=0)
+
+    def late() -> None:
+        time.sleep(0.7)
+        with http.server.HTTPServer(("127.0.0.1", port), http.server.BaseHTTPRequestHandler) as server:
+            server.handle_request()
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    wait_answers(url, limit=20)
+    thread.join(5)
