@@ -26,7 +26,7 @@ def node(scene: Scene) -> Row:
 
     def works_there(_: Scene) -> bool:
         titles = [" ".join(each.cmdline()) for each in below() if each.is_running()]
-        return any(title.startswith("ray::MeshActor.compute") for title in titles)
+        return any(title.startswith(("ray::MeshActor.compute", "ray::DecodeActor.compute")) for title in titles)
 
     work = Work("a pipeline extracts meshes, on that node too", "pipeline", {"stage": "mesh"}, MESHES.begin, works_there)
     blow = lambda s: kill([*below(), psutil.Process(process.pid)])  # noqa: E731

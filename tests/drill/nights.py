@@ -86,7 +86,7 @@ def moments(scene: Scene) -> Row:
         run = _begun(scene)
         time.sleep(whole * (stages.total() + 0.5) / MOMENTS)
         at = _stage(scene, run)
-        killed, began = kill(of_runs(run)), time.monotonic()
+        killed, began = kill(of_runs(scene, run)), time.monotonic()
         state = scene.over(run, 120)
         if killed and state.get("type") != "COMPLETED":
             stages[at] += 1

@@ -24,7 +24,7 @@ class Reviewer(threading.Thread):
 
     def __init__(self, scene: Scene, name: str = "rae"):
         super().__init__(daemon=True)
-        self.scene, self.user = scene, name
+        self.scene, self.user, self.mark = scene, name, time.time_ns()
         self.photos = photo_ids(scene.folder)[:20]
         self.acknowledged: dict[str, dict[str, Any]] = {}
         self.refused: dict[str, int] = {}
@@ -41,7 +41,7 @@ class Reviewer(threading.Thread):
         with httpx.Client(base_url=base, cookies={COOKIE: self.token}, timeout=20, trust_env=False) as client:
             while not self.ended.is_set():
                 rating = {"photo_id": self.photos[place % 20], "appearance": place % 11, "health": None, "posture": 3.5}
-                key = f"{self.user}-{place:06d}"
+                key = f"{self.user}-{self.mark}-{place:06d}"
                 while not self.ended.is_set():
                     try:
                         reply = client.post("/api/answers", json={"key": key, "kind": "rating", "payload": rating})

@@ -27,7 +27,7 @@ def worker(scene: Scene) -> Row:
 def memory(scene: Scene) -> Row:
     """What a machine without memory does: the worker and all it has started are gone at once, nobody is left to say so."""
     fault = "the worker and the flow runs that it had started are killed"
-    return strike(scene, "memory", fault, MESHES, "a promotion", lambda s: kill([*part(s, WORKER), *of_runs()]))
+    return strike(scene, "memory", fault, MESHES, "a promotion", lambda s: kill([*part(s, WORKER), *of_runs(s)]))
 
 
 def mlflow(scene: Scene) -> Row:

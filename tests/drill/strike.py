@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -15,6 +14,7 @@ from typing import Any
 import psutil
 
 from tasks.stack.processes import FLOW_RUN, started_by
+from tasks.stack.running import MARK
 from tasks.tables import shard_paths
 from tests.drill.ledger import Ledger
 from tests.drill.reviewers import Reviewer
@@ -117,12 +117,12 @@ def part(scene: Scene, name: str) -> list[psutil.Process]:
     return started_by(scene.up.state().parts[name])
 
 
-def of_runs(run: str | None = None) -> list[psutil.Process]:
-    """Processes of flow runs: of one, or of all that are under way below this drill."""
-    found = []
+def of_runs(scene: Scene, run: str | None = None) -> list[psutil.Process]:
+    """Processes of the flow runs of this stack, or of one of them."""
+    found, token = [], scene.up.state().token
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            told = process.environ().get(FLOW_RUN)
-            if process.pid != os.getpid() and told and run in (None, told):
+            told = process.environ()
+            if told.get(MARK) == token and told.get(FLOW_RUN) and run in (None, told[FLOW_RUN]):
                 found.append(process)
     return found
