@@ -49,16 +49,17 @@ def drill(folder: Path, wanted: list[str], page: Path | None) -> list[Row]:
         with staged(folder / f"stack-{stamp}", built) as scene:
             scene.warm()
             for key in here:
-                made.append(ON_THE_STACK[key](scene))
+                made.append(table.told(key, lambda key=key: ON_THE_STACK[key](scene)))
                 keep(made[-1])
     if "disk" in wanted:
-        made.append(disk.disk(folder / f"disk-{stamp}", built))
+        made.append(table.told("disk", lambda: disk.disk(folder / f"disk-{stamp}", built)))
         keep(made[-1])
     if there := [key for key in ELSEWHERE if key in wanted]:
         with stores.elsewhere(folder / f"elsewhere-{stamp}", built) as (scene, database, store):
             scene.warm()
             for key in there:
-                made.append(stores.postgres(scene, database) if key == "postgres" else getattr(stores, key)(scene, store))
+                server = database if key == "postgres" else store
+                made.append(table.told(key, lambda key=key, server=server: getattr(stores, key)(scene, server)))
                 keep(made[-1])
     return made
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
+import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,6 +49,17 @@ class Row:
     needs: str
     at: str
     load: float
+
+
+def told(key: str, fault: Callable[[], Row]) -> Row:
+    """The row of a fault; where nothing works any more, or nothing can be counted, that is what was lost."""
+    try:
+        return fault()
+    except Exception as error:
+        traceback.print_exc()
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"
+        now = time.strftime("%Y-%m-%d")
+        return Row(key, key, "", [why], "", "nothing", 0, 0, "unknown", [], "", now, load_of_machine())
 
 
 def load_of_machine() -> float:
