@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.stack import deployments, processes
-from tasks.stack.parts import MLFLOW, PREFECT, RAY, WORKER, Part, Plan, ray_folder
+from tasks.stack.parts import MLFLOW, POOL, PREFECT, RAY, WORKER, Part, Plan, ray_folder
 from tasks.stack.running import LOGS, STATE, Begun, Running
 
 TICK_S = 0.3
@@ -152,6 +152,8 @@ class Stack:
         now = time.monotonic()
         if led.part.name != WORKER:  # what is left of it holds its port; of the worker it is flow runs, which go on
             processes.stop(processes.started_by(led.begun), 3)
+        else:  # Prefect shows it as online for a while, which would pass for the answer of the next one
+            deployments.call(self.plan.prefect, "DELETE", f"/work_pools/{POOL}/workers/{POOL}-{self.state.token}")
         with suppress(subprocess.TimeoutExpired):
             led.process.wait(3)
         led.process, led.up = None, False
@@ -184,7 +186,7 @@ class Stack:
             return  # on a server for several machines a process that is not here may be elsewhere
         gone = deployments.unheard(self.plan.prefect)
         if (dead := gone & self.unheard) and (count := deployments.cut_off(self.plan.prefect, dead, why=DIED)):
-            self.say(f"{count} flow runs were killed; their pages in the Prefect UI say so. Run them again")
+            self.say(f"flow runs that were killed: {count}; their pages in the Prefect UI say so. Run them again")
         self.unheard = gone - dead
 
     def _end(self) -> None:
