@@ -111,7 +111,10 @@ def unheard(api: str) -> set[str]:
 
 
 def died(run: dict[str, Any]) -> bool:
-    """Whether the process of a flow run is known, of this machine, and gone; a later one of its number is not it."""
+    """Whether the process of a flow run is known, of this machine, and gone.
+
+    A later one of its number is not it: of a run that has begun, the process was there before.
+    """
     import psutil
 
     host, _, pid = str(run.get("infrastructure_pid") or "").rpartition(":")
@@ -119,8 +122,9 @@ def died(run: dict[str, Any]) -> bool:
         return False
     try:
         process = psutil.Process(int(pid))
-        began = datetime.fromisoformat(run["start_time"] or run["expected_start_time"]).timestamp()
-        return process.status() == psutil.STATUS_ZOMBIE or process.create_time() > began + CLOCK_S
+        entered = datetime.fromisoformat(run["state"]["timestamp"]).timestamp()
+        later = run["state"]["type"] != "PENDING" and process.create_time() > entered + CLOCK_S
+        return later or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 

@@ -16,8 +16,8 @@ from tasks.engines import NotStarted, free_port, wait_answers
 from tasks.stack.deployments import died
 
 
-def run_of(pid: object, start: datetime | None = None) -> dict:
-    return {"infrastructure_pid": pid, "start_time": (start or datetime.now(UTC)).isoformat()}
+def run_of(pid: object, since: datetime | None = None, state: str = "RUNNING") -> dict:
+    return {"infrastructure_pid": pid, "state": {"type": state, "timestamp": (since or datetime.now(UTC)).isoformat()}}
 
 
 def test_a_flow_run_has_died_when_its_process_on_this_machine_is_gone():
@@ -31,7 +31,9 @@ def test_a_flow_run_has_died_when_its_process_on_this_machine_is_gone():
 
 
 def test_a_later_process_of_the_same_number_is_not_it():
-    assert died(run_of(str(os.getpid()), datetime.now(UTC) - timedelta(days=30)))
+    long_ago = datetime.now(UTC) - timedelta(days=30)
+    assert died(run_of(str(os.getpid()), long_ago))
+    assert not died(run_of(str(os.getpid()), long_ago, "PENDING"))  # its process comes when there is room
 
 
 def test_what_begins_while_prefect_is_started_again_waits_for_it():
