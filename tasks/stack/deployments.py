@@ -49,6 +49,7 @@ def deploy(api: str) -> str:
     if done.returncode:
         said = " ".join((done.stderr.strip() or done.stdout.strip()).split())
         raise RuntimeError(f"prefect deploy failed: {said[-400:]}")
+    FOLDER.mkdir(exist_ok=True)  # nothing has been up in this checkout yet
     DEPLOYED.write_text(json.dumps(made))
     return "deployed"
 
