@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tasks.engines import free_port
 
-KEYS = {"AWS_ACCESS_KEY_ID": "physique", "AWS_SECRET_ACCESS_KEY": "only-of-tests"}
+KEYS = {"AWS_ACCESS_KEY_ID": "physique", "AWS_SECRET_ACCESS_KEY": "secret-key-of-tests"}
 
 
 class Missing(RuntimeError):
@@ -47,20 +47,29 @@ def listens(port: int) -> bool:
 
 @dataclass
 class Postgres:
-    """A cluster of databases of its own; whoever connects from this machine is `reviews`, who may do all."""
+    """A cluster of databases of its own, and its only user, who may do all.
+
+    environment: what clients need beside the address, the password if there is one.
+    """
 
     port: int
     control: Sequence[str]
     start_words: Sequence[str]
+    user: str = "reviews"
+    password: str = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PGPASSWORD": self.password} if self.password else {}
 
     def url(self, database: str = "", driver: str = "") -> str:
         """Address of a database, which is made if it is not there."""
         import psycopg
 
-        base = f"postgresql{f'+{driver}' if driver else ''}://reviews@127.0.0.1:{self.port}"
+        base = f"postgresql{f'+{driver}' if driver else ''}://{self.user}@127.0.0.1:{self.port}"
         if not database:
             return base
-        with psycopg.connect(f"{self.url()}/postgres", autocommit=True) as connection:
+        with psycopg.connect(f"{self.url()}/postgres", autocommit=True, password=self.password or None) as connection:
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone():
                 connection.execute(f'CREATE DATABASE "{database}"')
         return f"{base}/{database}"
@@ -81,8 +90,8 @@ class Postgres:
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
-    """A Postgres, as Debian packages it. Raises Missing."""
+def postgres(user: str = "reviews", password: str = "") -> Iterator[Postgres]:
+    """A Postgres, as Debian packages it; without a password it trusts whoever comes from this machine. Raises Missing."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
         raise Missing("no Postgres here (Debian: apt-get install postgresql)")
@@ -94,11 +103,18 @@ def postgres() -> Iterator[Postgres]:
         who = ["runuser", "-u", "postgres", "--"]
         shutil.chown(folder, "postgres", "postgres")
     data, port = folder / "data", free_port()
-    make = [*who, f"{found[-1]}/initdb", "-D", str(data), "-A", "trust", "-U", "reviews", "--no-sync", "-E", "UTF8"]
+    make = [*who, f"{found[-1]}/initdb", "-D", str(data), "-U", user, "--no-sync", "-E", "UTF8"]
+    if password:
+        (folder / "password").write_text(password)
+        (folder / "password").chmod(0o644)
+        make += ["-A", "scram-sha-256", "--pwfile", str(folder / "password")]
+    else:
+        make += ["-A", "trust"]
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
+    (folder / "password").unlink(missing_ok=True)
     control = [*who, f"{found[-1]}/pg_ctl", "-D", str(data), "-w"]
     options = f"-p {port} -k {data} -c listen_addresses=127.0.0.1 -c max_connections=200 -c fsync=off"
-    server = Postgres(port, control, ["-l", str(data / "log"), "-o", options, "start"])
+    server = Postgres(port, control, ["-l", str(data / "log"), "-o", options, "start"], user, password)
     server.start()
     try:
         yield server
@@ -187,11 +203,16 @@ def serve_s3(port: int) -> None:
 
 @dataclass
 class RayNodes:
-    """address: of the head, as RAY_ADDRESS takes it. nodes: the process that leads each, the head first."""
+    """address: of the head, as RAY_ADDRESS takes it. nodes: the process that leads each, the head first.
+
+    environment: what drivers need beside the address. temporary: where Ray's own logs are.
+    """
 
     address: str
     nodes: list[subprocess.Popen[bytes]]
     environment: dict[str, str]
+    temporary: Path = Path("/tmp/ray")
+    dashboard: str = ""
 
     def alive(self) -> int:
         """Nodes that the head sees."""
@@ -216,7 +237,8 @@ def ray_nodes(
     more = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
     more |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
     address = f"127.0.0.2:{free_port()}"  # 127.0.0.1 Ray takes for this machine's address in the network
-    cluster = RayNodes(address, [], more)
+    dashboard = free_port()
+    cluster = RayNodes(address, [], more, temporary, f"http://127.0.0.1:{dashboard}")
     try:
         for number in range(count):
             own = folder / f"node-{number}"
@@ -224,7 +246,7 @@ def ray_nodes(
             words = {"node-ip-address": f"127.0.0.{number + 2}", "num-cpus": cpus, "object-store-memory": 256 * 2**20}
             words |= {"min-worker-port": 0, "max-worker-port": 0, "dashboard-agent-listen-port": free_port()}
             where = ["--head", f"--port={address.split(':')[1]}", f"--temp-dir={temporary}", "--include-dashboard=true",
-                     f"--dashboard-port={free_port()}", f"--ray-client-server-port={free_port()}"]  # fmt: skip
+                     f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}"]  # fmt: skip
             where = where if number == 0 else [f"--address={address}"]
             command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *where]
             command += [f"--{name}={value}" for name, value in words.items()]
@@ -238,7 +260,7 @@ def ray_nodes(
         yield cluster
     finally:
         for node in reversed(cluster.nodes):
-            _end(node)
+            end(node)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -248,7 +270,7 @@ def _started(node: subprocess.Popen[bytes], log: Path) -> None:
         raise RuntimeError(f"Ray did not start: {log.read_text()[-800:]}")
 
 
-def _end(leader: subprocess.Popen[bytes]) -> None:
+def end(leader: subprocess.Popen[bytes]) -> None:
     """A process and all that it has started."""
     import psutil
 

@@ -51,6 +51,10 @@ def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
+SECRETS = assignments(INFRA / "example.env")
+"""Names of what has to be given, by the environment or a secret."""
+
+
 @cache
 def locked(package: str) -> str:
     """The version of a package in uv.lock."""

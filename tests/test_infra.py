@@ -16,6 +16,7 @@ import pytest
 from tests.infra_cases import (
     INFRA,
     ROOT,
+    SECRETS,
     assignments,
     commands,
     compose,
@@ -26,7 +27,6 @@ from tests.infra_cases import (
     pods,
 )
 
-SECRETS = assignments(INFRA / "example.env")
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|AUTH_STRING|ACCESS_KEY_ID|(^|_)KEY$|USERNAME|CREDENTIAL", re.IGNORECASE)
 NO_SECRET = {"MLFLOW_AUTH_CONFIG_PATH"}
 ASKED = re.compile(r"\$\{([A-Z_]+):\?[^}]*\}")
