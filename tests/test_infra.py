@@ -308,9 +308,10 @@ def test_versions_are_those_of_the_lock():
 
 
 def test_the_image_of_cpus_has_all_but_cuda_and_the_versions_of_torch_are_the_locked_ones():
-    words = ["uv", "export", "--frozen", "--no-dev", "--no-emit-project", "--extra", "cluster", "--quiet", "--no-annotate"]
     if not shutil.which("uv"):
         pytest.skip("uv is not on the path")
+    words = ["uv", "export", "--locked", "--no-dev", "--no-emit-project", "--extra", "cluster", "--quiet"]
+    assert " ".join(words) in (INFRA / "Dockerfile").read_text()
 
     def names(*more: str) -> dict[str, str]:
         said = subprocess.run([*words, "--no-hashes", *more], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -321,6 +322,21 @@ def test_the_image_of_cpus_has_all_but_cuda_and_the_versions_of_torch_are_the_lo
     cuda = {name for name in whole if name.startswith(("nvidia", "cuda", "triton"))}
     assert cuda and not cuda & most.keys(), "without torch nobody asks for CUDA"
     assert most.items() <= whole.items() and {"torch", "torchvision"} <= whole.keys() - most.keys()
+
+
+@pytest.mark.slow
+def test_the_image_of_cpus_installs_by_hash(tmp_path):
+    """All but torch's CPU builds, which lie elsewhere. Resolved against the package index, not downloaded."""
+    words = re.findall(r"uv (pip install .* -r most\.txt)", (INFRA / "Dockerfile").read_text())[0].split()
+    export = ["uv", "export", "--locked", "--no-dev", "--no-emit-project", "--extra", "cluster", "--quiet"]
+    with (tmp_path / "most.txt").open("w") as most:
+        subprocess.run([*export, "--prune", "torch", "--prune", "torchvision"], cwd=ROOT, stdout=most, check=True)
+    subprocess.run(["uv", "venv", "-q", str(tmp_path / "venv")], cwd=tmp_path, check=True)
+    for name in ("pyproject.toml", "uv.lock"):  # as in the image: uv reads settings where it stands
+        shutil.copy(ROOT / name, tmp_path)
+    words = ["uv", *(str(tmp_path / "venv") if word == "/opt/physique" else word for word in words), "--dry-run"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and re.search(r"Would install 2\d\d packages", done.stderr), done.stderr
 
 
 def test_addresses_in_the_settings_are_services_or_yours():
