@@ -34,12 +34,11 @@ def drill(folder: Path, wanted: list[str], page: Path | None) -> list[Row]:
     """Run these faults; their rows, which are also kept in `folder` and written to `page`."""
     kept = folder / "rows.json"
     built = prepared(folder)
-    rows = table.read(kept)
 
     def keep(row: Row) -> None:
         again = f"{row.job} works after {row.seconds:.0f} s"
         print(f"{row.fault}: lost {row.lost or 'nothing'}; {again}; {row.became}", flush=True)
-        rows[row.key] = row
+        rows = table.read(kept) | {row.key: row}
         ordered = {key: rows[key] for key in ALL if key in rows}
         table.write(ordered, kept, page)
 
