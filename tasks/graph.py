@@ -54,7 +54,7 @@ def reproduce(stage: str, force: bool, say: Callable[[str], None]) -> None:
     """Run one stage through `dvc repro`, waiting for another `dvc repro` in this checkout to end.
 
     Raises:
-        RuntimeError: the stage failed; the message ends with the last line it printed.
+        RuntimeError: the stage failed; the message ends with what it said of that (`last_words`).
     """
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage] + (["--force"] if force else [])
     end, waited = time.monotonic() + LOCK_WAIT_S, False
@@ -68,9 +68,21 @@ def reproduce(stage: str, force: bool, say: Callable[[str], None]) -> None:
             for line in lines:
                 say(line)
             return
-        if not any("lock" in line.lower() for line in lines[-5:]) or time.monotonic() > end:
-            raise RuntimeError(f"stage {stage} failed: {lines[-1] if lines else process.returncode}")
+        if not _locked(lines) or time.monotonic() > end:
+            raise RuntimeError(f"stage {stage} failed: {last_words(lines) or process.returncode}")
         if not waited:
             say(f"another dvc repro is running in this checkout; {stage} waits for it")
             waited = True
         time.sleep(2)
+
+
+def _locked(lines: list[str]) -> bool:
+    """Whether DVC has refused as another of its kind is at work; what a stage says of locks of its own is no such thing."""
+    return any(line.startswith("ERROR: ") and ("acquire lock" in line or "blocked by" in line) for line in lines[-8:])
+
+
+def last_words(lines: list[str]) -> str:
+    """Why a stage failed, of all that it and DVC have printed: its line for people, else the last one that is not DVC's."""
+    told = [line.removeprefix("physique: ") for line in lines if line.startswith("physique: ")]
+    own = [line for line in lines if not line.startswith("ERROR: failed to reproduce")]
+    return (told or own or lines or [""])[-1]

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tasks.engines import NotStarted, free_port, wait_answers
+from tasks.graph import last_words
 from tasks.stack.deployments import died
 
 
@@ -51,3 +52,12 @@ def test_what_begins_while_prefect_is_started_again_waits_for_it():
     thread.start()
     wait_answers(url, limit=20)
     thread.join(5)
+
+
+def test_what_a_stage_said_is_not_hidden_by_what_dvc_says_of_it():
+    dvc = "ERROR: failed to reproduce 'mesh': failed to run: python -m flows.mesh, exited with 1"
+    full = "mesh: No space left on device; make room and run the same command again"
+    assert last_words(["Running stage 'mesh':", f"physique: {full}", dvc]) == full
+    crash = "OSError: database is locked"
+    assert last_words(["Traceback (most recent call last):", crash, dvc]) == crash
+    assert last_words([dvc]) == dvc and last_words([]) == ""
