@@ -61,6 +61,9 @@ def use_tracking() -> None:
     """Point MLflow at MLFLOW_TRACKING_URI, or at this folder's own store."""
     # Our artifacts are local copies of a few files: a bar of them is noise, whoever wants it may set it to true.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # Artifacts on S3: without these a store that refuses for seven seconds ends the stage; with them it may for a minute.
+    os.environ.setdefault("AWS_RETRY_MODE", "standard")
+    os.environ.setdefault("AWS_MAX_ATTEMPTS", "15")
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
