@@ -22,6 +22,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 STATE = Path(".physique/engines")
 START_LIMIT_S = 300
@@ -222,7 +223,7 @@ def engines() -> Iterator[None]:
     given = secrets | {"RAY_ADDRESS": address, "MLFLOW_TRACKING_URI": mlflow}
     before = {name: os.environ.get(name) for name in given}
     os.environ.update({name: value for name, value in given.items() if value})
-    settings = {PREFECT_API_URL: url}
+    settings: dict[Any, Any] = {PREFECT_API_URL: url}
     if secrets:  # Prefect has read its environment long since
         settings[PREFECT_API_AUTH_STRING] = os.environ["PREFECT_API_AUTH_STRING"]
     try:
