@@ -10,7 +10,7 @@ import typer
 
 from flows.cli_forget import forget
 from flows.cli_labels import labels
-from flows.cli_lineage import lineage
+from flows.cli_lineage import lineage, reproduce
 from flows.cli_personal import rollback
 from flows.cli_review import review
 from flows.cli_up import down, up
@@ -126,11 +126,11 @@ def run(
     from flows.pipeline import pipeline
     from tasks.engines import engines
     from tasks.faults import told
-    from tasks.stage import noted
+    from tasks.stage import cancelled
 
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
-    with told(), engines():
-        done = noted(nightly_flow)() if nightly else noted(pipeline)(stage=target, force=force)
+    with told(), engines(), cancelled(nightly_flow if nightly else pipeline) as flow:
+        done = flow() if nightly else flow(stage=target, force=force)
     for stage, state in done.items():
         typer.echo(f"{stage:12} {state}")
 
@@ -205,6 +205,7 @@ app.command()(down)
 app.command()(rollback)
 app.command()(forget)
 app.command()(lineage)
+app.command()(reproduce)
 app.add_typer(labels, name="labels")
 app.add_typer(review, name="review")
 

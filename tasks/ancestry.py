@@ -92,7 +92,7 @@ def lineage(name: str, data: Path = Path("data")) -> dict[str, Any]:
 
     use_tracking()
     if name.startswith("models:/"):
-        return {"what": "model version", "chains": [_chain(*_parsed(name))]}
+        return {"what": "model version", "chains": [_chain(*parsed(name))]}
     if re.fullmatch(r"[0-9a-f]{32}", name):
         return _of_run(name)
     if re.fullmatch(r"[0-9a-f-]{36}", name):
@@ -103,7 +103,8 @@ def lineage(name: str, data: Path = Path("data")) -> dict[str, Any]:
     raise BadInput(f"lineage: {name} is no models:/NAME@ALIAS, run, user, expert or photo that is known here")
 
 
-def _parsed(uri: str) -> tuple[str, str]:
+def parsed(uri: str) -> tuple[str, str]:
+    """Name and version of models:/NAME@ALIAS or models:/NAME/VERSION. Raises BadInput, LookupError."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -158,7 +159,7 @@ def _of_person(name: str, data: Path) -> dict[str, Any] | None:
     from tasks.registry import CHAMPION, PERSONAL, champion, expert_model
 
     try:
-        return {"what": "expert", "chains": [_chain(*_parsed(f"models:/{expert_model(name)}@{CHAMPION}"))]}
+        return {"what": "expert", "chains": [_chain(*parsed(f"models:/{expert_model(name)}@{CHAMPION}"))]}
     except LookupError:
         pass
     try:

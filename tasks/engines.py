@@ -29,6 +29,7 @@ START_LIMIT_S = 300
 ANSWER_LIMIT_S = 120
 """A server that died is started again within so long (`physique up`); what begins meanwhile waits for it."""
 START_ATTEMPTS = 4
+LAST_WORDS_S = 0.5
 OBJECT_STORE_BYTES = 512 * 2**20
 
 
@@ -237,25 +238,29 @@ def engines() -> Iterator[None]:
 
 
 def connect() -> None:
-    """Connect this process to the Ray at RAY_ADDRESS, once; without one, start a Ray of its own."""
+    """Connect this process to the Ray at RAY_ADDRESS, once; without one, start a Ray of its own.
+
+    What workers print goes to the log of the flow run in which this is called.
+    """
     import logging
 
     import ray
 
+    from tasks.worker_logs import follow
+
     ray_environment()
     if not ray.is_initialized():
-        ray.init(
-            address=os.environ.get("RAY_ADDRESS") or "local",
-            log_to_driver=bool(os.environ.get("PHYSIQUE_RAY_LOGS")),
-            logging_level=logging.WARNING,
-            namespace="physique",
-        )
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        ray.init(address=address, logging_level=logging.WARNING, namespace="physique")
+    follow()
 
 
 def disconnect() -> None:
-    """Leave Ray, if this process is connected to one."""
-    if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()
+    """Leave Ray, if this process is connected to one, once the workers' last words have had time to come."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        time.sleep(LAST_WORDS_S)
+        ray.shutdown()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from prefect import task
 from prefect.futures import as_completed
 
 from tasks.pools import Crew, Gone, Line
+from tasks.stage import say
 
 __all__ = ["Crew", "Halted", "Piece", "fan_out"]
 
@@ -108,6 +109,8 @@ def fan_out(
                     failed.append(" ".join(str(error).split())[-300:] or type(error).__name__)
     finally:
         line.close()
+    if line.deaths:
+        say(f"{label}: {line.deaths} shards were tried again, as a worker had died with them")
     kept = f"{len(pieces) - len(failed)} of {len(pieces)} shards are finished and kept"
     if line.halted:
         raise Halted(f"{label}: {line.halted}; {kept}: make room and run the same command again")

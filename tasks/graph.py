@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +18,8 @@ Stage = Literal[
 ]  # fmt: skip
 """Stages of dvc.yaml, or all of them, as the choices of a form; a test holds them equal."""
 LOCK_WAIT_S = 3600
+PATIENCE_S = 25.0
+"""How long a stage that is ended may take to tidy up; Prefect gives the run 30 s."""
 
 
 def stages(target: str | None = None) -> list[str]:
@@ -34,6 +39,18 @@ def stages(target: str | None = None) -> list[str]:
         return [stage.name for stage in order if stage in needed]
 
 
+def needed_by(stage: str, folder: Path) -> list[str]:
+    """Stages of the checkout in `folder` whose outputs `stage` may look at: all but what comes after it."""
+    import networkx
+    from dvc.repo import Repo
+
+    with Repo(folder) as repo:
+        graph = repo.index.graph
+        (own,) = [node for node in graph if getattr(node, "name", None) == stage]
+        after = networkx.ancestors(graph, own)  # edges lead from a stage to what it depends on
+        return sorted(node.name for node in graph if getattr(node, "name", None) and node not in after)
+
+
 def changes(stage: str) -> list[str]:
     """Why a stage is stale, a line each; empty when it is up to date."""
     from dvc.repo import Repo
@@ -51,7 +68,9 @@ def changes(stage: str) -> list[str]:
 
 
 def reproduce(stage: str, force: bool, say: Callable[[str], None]) -> None:
-    """Run one stage through `dvc repro`, waiting for another `dvc repro` in this checkout to end.
+    """Run one stage through `dvc repro`, saying what it prints as it does, after any other `dvc repro` in this checkout.
+
+    Ended from outside (a signal, Ctrl-C) it ends the stage too, and waits for that.
 
     Raises:
         RuntimeError: the stage failed; the message ends with what it said of that (`last_words`).
@@ -59,17 +78,28 @@ def reproduce(stage: str, force: bool, say: Callable[[str], None]) -> None:
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage] + (["--force"] if force else [])
     end, waited = time.monotonic() + LOCK_WAIT_S, False
     while True:
+        last: deque[str] = deque(maxlen=500)
+        begun = False  # what comes before is about the lock, and comes every two seconds
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", cwd=Path()
         )
         assert process.stdout is not None
-        lines = [line.rstrip() for line in process.stdout if line.strip()]
-        if process.wait() == 0:
-            for line in lines:
+        try:
+            for line in filter(None, map(str.rstrip, process.stdout)):
+                last.append(line)
+                begun = begun or line.startswith("Running stage")
+                if begun:
+                    say(line)
+            code = process.wait()
+        except BaseException:
+            _end(process.pid)
+            raise
+        if code == 0:
+            for line in () if begun else last:
                 say(line)
             return
-        if not _locked(lines) or time.monotonic() > end:
-            raise RuntimeError(f"stage {stage} failed: {last_words(lines) or process.returncode}")
+        if not _locked(list(last)) or time.monotonic() > end:
+            raise RuntimeError(f"stage {stage} failed: {last_words(list(last)) or code}")
         if not waited:
             say(f"another dvc repro is running in this checkout; {stage} waits for it")
             waited = True
@@ -86,3 +116,19 @@ def last_words(lines: list[str]) -> str:
     told = [line.removeprefix("physique: ") for line in lines if line.startswith("physique: ")]
     own = [line for line in lines if not line.startswith("ERROR: failed to reproduce")]
     return (told or own or lines or [""])[-1]
+
+
+def _end(pid: int) -> None:
+    """Ask a stage to end, all of it but the engines, which are shared and end by themselves; kill what does not."""
+    import psutil
+
+    from tasks.stack.processes import stop
+
+    mine, below = os.getsid(0), []
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for each in [*process.children(recursive=True), process]:
+            with suppress(psutil.Error, OSError):
+                if os.getsid(each.pid) == mine:
+                    below.append(each)
+    stop(below, PATIENCE_S)

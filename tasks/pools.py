@@ -9,7 +9,7 @@ left of a cluster one crew does not keep another out.
 from __future__ import annotations
 
 import math
-import sys
+import re
 import threading
 import time
 from collections import deque
@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from tasks.stage import say
 
 DEATHS = 5
 """An actor that dies so often while it starts is given up."""
@@ -39,6 +41,10 @@ class Gone(RuntimeError):
     """A crew has nobody left and will have nobody; one line that says why."""
 
 
+class Died(RuntimeError):
+    """A worker died while it had a batch; one line that says which and how. Its shard is for the caller to retry."""
+
+
 class Pool:
     """A crew at work: a batch goes to the actor that has fewest; one that died is left out until it answers again."""
 
@@ -57,6 +63,8 @@ class Pool:
         """Actors that never come back, and why."""
         self.deaths = [0] * crew.count
         """Times that an actor died before it answered, in a row."""
+        self.restart: dict[int, float] = {}
+        """Until when it may take to start an actor again."""
         self.patience = time.monotonic() + PATIENCE_S
         self.closed = False
         self.lock = threading.Condition()
@@ -121,16 +129,21 @@ class Pool:
             try:
                 ray.get(answer)
             except ray.exceptions.RayError as error:
-                self.deaths[k] += 1
+                now = time.monotonic()
+                # That it is being restarted Ray says at once, as often as it is asked: one death, unless it takes for ever.
+                if "is restarting" not in str(error) or now > self.restart.setdefault(k, now + PATIENCE_S):
+                    self.deaths[k] += 1
+                    self.restart.pop(k, None)
                 failed = getattr(error, "actor_init_failed", False)
                 if failed or self.deaths[k] >= DEATHS:
                     why = str(error).strip().splitlines()
                     self.gone[k] = why[-1] if failed and why else f"it died {DEATHS} times while it started (memory?)"
-                    print(f"a {self.crew.actor.__name__} is given up: {self.gone[k]}", file=sys.stderr)
+                    say(f"a {self.crew.actor.__name__} is given up: {self.gone[k]}")
                 else:
                     self.away[k] = self.actors[k].__ray_ready__.remote()
             else:
                 self.deaths[k] = 0
+                self.restart.pop(k, None)
                 del self.away[k]
 
     def release(self, k: int, well: bool) -> None:
@@ -163,6 +176,8 @@ class Line:
         self.places = threading.Semaphore(2 * last)  # the next shard is under way while one is written
         self.window = 1 + max(1, -(-sum(crew.count for crew in crews) // (2 * last)))
         self.halted: str | None = None
+        self.deaths = 0
+        """Shards that a worker's death has cost."""
 
     def run(self, batches: Iterable[Any]) -> list[Any]:
         """What comes of each batch, in order."""
@@ -202,6 +217,9 @@ class Line:
             result = ray.get(made)
             well = True
             return result
+        except ray.exceptions.RayActorError as error:
+            self.deaths += 1
+            raise Died(_death(error, hands)) from None
         finally:
             for pool, k in hands:
                 pool.release(k, well)
@@ -209,14 +227,14 @@ class Line:
     def _make_room(self, pool: Pool) -> None:
         """For a crew without anybody: on what is left of a cluster one crew must not keep the others out."""
         needs = f"{pool.claim:g} CPU" + (f" and {pool.crew.gpus:g} GPU" if pool.crew.gpus else "")
-        print(f"waiting for a {pool.crew.actor.__name__} ({needs}): none has started yet", file=sys.stderr)
+        say(f"waiting for a {pool.crew.actor.__name__} ({needs}): none has started yet")
         claimed = [sum(each.claim * (each.crew.count - len(each.gone)) for each in self.pools)]
         claimed += [sum(each.crew.gpus * (each.crew.count - len(each.gone)) for each in self.pools)]
         if claimed[0] <= _there("CPU") and claimed[1] <= _there("GPU"):
             return  # there is room for all: they are on their way
         for other in self.pools:
             if other is not pool and other.spare():
-                print(f"one {other.crew.actor.__name__} less makes room", file=sys.stderr)
+                say(f"one {other.crew.actor.__name__} less makes room")
                 return
 
     @contextmanager
@@ -228,6 +246,15 @@ class Line:
     def close(self) -> None:
         for pool in self.pools:
             pool.close()
+
+
+def _death(error: Exception, hands: list[tuple[Pool, int]]) -> str:
+    """Ray's page on a worker's death as a line. hands: who had the batch, in order."""
+    said = " ".join(str(error).split())
+    who = (pool.crew.actor.__name__ for pool, k in hands if pool.actors[k]._actor_id.hex() in said)
+    how = re.search(r"Worker exit detail: (.*?)(?: Some common causes|$)", said)
+    why = how[1][:200].rstrip(". ") if how else "its process or its node is gone"
+    return f"a {next(who, 'worker')} died with this shard in hand: {why}"
 
 
 def _there(kind: str) -> float:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+SOURCE = "source"
+"""Folder of an MLflow run's artifacts: what the stage rested on, for `physique reproduce`."""
+PATCH_BYTES = 20 * 2**20
+"""What is not committed is kept up to this size."""
 PACKAGES = ("prefect", "ray", "torch", "timm", "smplx", "dvc", "pyarrow", "mlflow")
 
 
@@ -60,6 +66,33 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def keep_source() -> None:
+    """Keep with the current MLflow run what git may not have: the settings, DVC's hashes, what is not committed."""
+    import mlflow
+
+    with TemporaryDirectory() as folder:
+        for name in ("params.yaml", "dvc.lock", *_uncached()):
+            if Path(name).is_file():
+                (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(name, Path(folder) / name)
+        changes = subprocess.run(
+            ["git", "diff", "HEAD", "--binary", "--", ".", ":!dvc.lock", ":!params.yaml"], capture_output=True, check=False
+        ).stdout
+        if len(changes) <= PATCH_BYTES:
+            (Path(folder) / "changes.patch").write_bytes(changes)
+        mlflow.log_artifacts(folder, SOURCE)
+
+
+def _uncached() -> list[str]:
+    """Outputs that DVC's cache does not have: figures, which are few bytes."""
+    from ruamel.yaml import YAML
+
+    file = Path("dvc.yaml")
+    stages = YAML(typ="safe").load(file.read_text())["stages"].values() if file.is_file() else ()
+    metrics = [each for stage in stages for each in stage.get("metrics", []) if isinstance(each, dict)]
+    return [path for each in metrics for path, how in each.items() if not how.get("cache", True)]
 
 
 def tags(stage: str) -> dict[str, str]:

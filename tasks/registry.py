@@ -99,11 +99,13 @@ def stage_run(stage: str, params: dict[str, Any]) -> Iterator[str]:
     """An MLflow run of a stage, tagged with where it comes from; yields its id, says at the end what it registered."""
     import mlflow
 
-    from tasks.provenance import tags
+    from tasks.provenance import keep_source, tags
 
     use_tracking()
     with mlflow.start_run(run_name=stage, tags=tags(stage)) as run:
         mlflow.log_params(params)
+        with quietly():
+            keep_source()
         yield run.info.run_id
     said = registered_line(run.info.run_id)
     if said:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+CANCELLED = "What was finished is kept: run it again and it goes on from there"
+CANCELLED_CODE = 128 + signal.SIGTERM
 DURATIONS = Path(".physique/durations.json")
 """Seconds of each stage's last run. Not a DVC output: a clock never makes a stage stale."""
 
@@ -20,38 +24,60 @@ def run(flow: Callable[[], Any]) -> None:
     started = time.monotonic()
     quiet_prefect()
     with told():
-        with engines():
-            noted(flow)()
+        with engines(), cancelled(flow) as watched:
+            watched()
         record(getattr(flow, "name", "stage"), time.monotonic() - started)
 
 
-def noted(flow: Any) -> Any:
-    """The flow, whose runs tell Prefect their process, as those of a worker do: `physique up` looks after them."""
+@contextmanager
+def cancelled(flow: Any) -> Iterator[Any]:
+    """The flow, whose run is shown as *Cancelled* when a signal ends it, which Prefect alone takes for a crash.
 
-    def note(flow: Any, run: Any, state: Any) -> None:
-        import os
-        import socket
+    It also tells Prefect its process, as runs of a worker do, so that `physique up` knows what is left of it.
+    """
+    import os
+    import socket
 
-        from prefect.client.orchestration import get_client
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import TerminationSignal
+    from prefect.states import Cancelled
 
+    ids = []
+
+    def begun(flow: Any, run: Any, state: Any) -> None:
+        ids.append(run.id)
         with get_client(sync_client=True) as client:
             client.update_flow_run(run.id, infrastructure_pid=f"{socket.gethostname()}:{os.getpid()}")
 
-    flow.on_running_hooks.append(note)
-    return flow
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(CANCELLED_CODE))  # else it ends before it has told
+    try:
+        yield flow.with_options(on_running=[*flow.on_running_hooks, begun])
+    except (TerminationSignal, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code != CANCELLED_CODE:
+            raise
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with get_client(sync_client=True) as client:
+            for run in ids:
+                client.set_flow_run_state(run, Cancelled(message=CANCELLED), force=True)
+        sys.exit(f"physique: {getattr(flow, 'name', 'the stage')} was cancelled. {CANCELLED}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def quiet_prefect() -> None:
-    """Prefect's own lines at warning and above; what a person waits for is said by the progress bars."""
+    """On the terminal, Prefect's own lines at warning and above: what a person waits for is said by the progress bars."""
     import logging
+
+    from prefect.logging.configuration import setup_logging
 
     from tasks.faults import OneLine
 
+    setup_logging()
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
-        logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(name).addFilter(OneLine(silent=False))
-    for handler in logging.getLogger("prefect").handlers:
+    for handler in logging.getLogger().handlers:
         handler.addFilter(OneLine(silent=True))
+        handler.addFilter(lambda record: record.levelno >= logging.WARNING or not record.name.startswith("prefect"))
 
 
 def record(stage: str, seconds: float) -> None:

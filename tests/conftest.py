@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+# Two workers on two cores: threads of one wait, spinning, for the core that the other is using.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 

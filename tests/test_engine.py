@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
 from tasks.tables import read_shards, shard_paths
@@ -61,6 +64,74 @@ def test_a_killed_decoder_and_a_killed_network_cost_their_shards_only(split: Che
     assert process.returncode == 0, output[-3000:]
     one_outcome_each(split)
     close(rows(out), before)
+    run = newest_run(split, "mesh")
+    shards = asked(split, "task_runs", flow_runs={"id": {"any_": [run["id"]]}})
+    assert {shard["state"]["type"] for shard in shards} == {"COMPLETED"} and max(s["run_count"] for s in shards) > 1
+    said = "\n".join(log_of(split, run))
+    assert re.search(r"a (Decode|Mesh)Actor died with this shard in hand: .*Retry 1/4 will start 1 second", said), said
+    assert re.search(r"mesh: \d+ shards were tried again, as a worker had died with them", output)
+
+
+def asked(checkout: Checkout, what: str, **how: object) -> list[dict]:
+    """Prefect's answer to a filter."""
+    answer = httpx.post(f"{checkout.environment['PREFECT_API_URL']}/{what}/filter", json=how)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def newest_run(checkout: Checkout, flow: str) -> dict:
+    return asked(checkout, "flow_runs", flows={"name": {"any_": [flow]}}, sort="START_TIME_DESC", limit=1)[0]
+
+
+def log_of(checkout: Checkout, run: dict) -> list[str]:
+    return [line["message"] for line in asked(checkout, "logs", logs={"flow_run_id": {"any_": [run["id"]]}})]
+
+
+TALKS = """
+import ray
+from prefect import flow
+from tasks.engines import connect
+from tasks.stage import run
+
+@flow
+def talk():
+    connect()
+    @ray.remote
+    def speak():
+        print("a word from a worker")
+    ray.get(speak.remote())
+
+run(talk)
+"""
+
+
+def test_what_a_worker_prints_is_in_the_log_of_its_run(checkout: Checkout):
+    done = checkout.run(TALKS, how="-c")
+    assert "a word from a worker" not in done.stdout + done.stderr
+    log = wait_for(lambda: log_of(checkout, newest_run(checkout, "talk")), 20)
+    assert [line for line in log if re.fullmatch(r"speak \(pid \d+\): a word from a worker", line)], log
+
+
+def test_a_pipeline_that_is_cancelled_ends_its_ray_work_and_goes_on_where_it_was(split: Checkout):
+    out, lock = split.folder / "data/mesh", split.folder / "dvc.lock"
+    before, locked = rows(out), lock.read_bytes()
+    shutil.rmtree(out)
+    process = split.start("flows.cli", "run", "--target", "mesh")
+    wait_for(lambda: out.is_dir() and shard_paths(out))
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()  # what Prefect's worker sends when a run is cancelled in the UI
+    output, _ = process.communicate(timeout=60)
+    assert "was cancelled. What was finished is kept: run it again" in output and "Traceback" not in output, output[-3000:]
+    assert not [each for each in below if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    wait_for(lambda: not workers(split.keeper.pid, "ray::MeshActor"), 15)
+    for flow in ("pipeline", "mesh"):
+        assert newest_run(split, flow)["state"]["type"] == "CANCELLED", flow
+    finished = {path: path.stat().st_mtime_ns for path in shard_paths(out)}
+    assert 0 < len(finished) < 6
+    split.run("flows.cli", "run", "--target", "mesh")
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    close(rows(out), before)
+    lock.write_bytes(locked)
 
 
 def test_a_lost_node_of_a_cluster_costs_time_only(split: Checkout):

@@ -1,4 +1,4 @@
-"""Lineage of what the stages have really made: from the bank that serves to experts, runs, hashes and the commit."""
+"""What the stages have really made: lineage from the bank that serves to the commit, and the bank built once more."""
 
 from __future__ import annotations
 
@@ -32,3 +32,32 @@ def test_everything_leads_to_everything_it_was_made_from(checkout: Checkout):
     assert expert["what"] == "expert" and expert["chains"][0][0]["name"] == "physique-expert-expert-01"
     assert photo["what"] == "photo" and len(photo["entry"]["extractor"]) == 1 and len(photo["chains"]) == 4
     assert prefect["what"] == "Prefect run" and prefect["chains"] == bank["chains"]
+
+
+def test_a_version_is_built_again_from_what_it_was_made_from(checkout: Checkout):
+    """Though what lies in the checkout is something else by now."""
+    params, nights = checkout.folder / "params.yaml", checkout.folder / "data/nights"
+    held, moved = params.read_text(), checkout.folder / "data/nights.aside"
+    params.write_text(held.replace("confidence: 0.6", "confidence: 0.9"))
+    assert params.read_text() != held
+    nights.rename(moved)
+    before = sorted(path.name for path in checkout.folder.iterdir())
+    try:
+        done = checkout.run("flows.cli", "reproduce", "models:/physique-personal@champion")
+    finally:
+        params.write_text(held)
+        moved.rename(nights)
+    assert "running continual in the checkout of then" in done.stderr
+    said = done.stdout.strip().splitlines()[-1]
+    assert said.startswith("physique-personal version 2 came out the same")
+    assert sorted(path.name for path in checkout.folder.iterdir()) == before
+    assert not list((checkout.folder / ".physique/reproduced").iterdir())
+
+
+def test_what_cannot_be_built_again_is_one_line(checkout: Checkout):
+    for asked, why in (
+        ("models:/physique-personal/77", "physique-personal has no version 77"),
+        ("physique-personal", "physique-personal is no model; right are models:/NAME@ALIAS and models:/NAME/VERSION"),
+    ):
+        bad = checkout.run("flows.cli", "reproduce", asked, ok=False)
+        assert bad.returncode == 1 and why in bad.stderr and len(bad.stderr.splitlines()) == 1, bad.stderr

@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import ROOT, Checkout
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_each_row_has_its_right_answer(checkout: Checkout):

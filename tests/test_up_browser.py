@@ -1,4 +1,5 @@
-"""A person and a browser: the pipeline through its form, its artifact, the model in MLflow; two nightlies, 30 missed ones.
+"""A person and a browser: the pipeline through its form, its artifact, the model in MLflow; a run cancelled, a decision,
+somebody forgotten; two nightlies, 30 missed ones.
 
 uv run pytest -m slow tests/test_up_browser.py        screenshots lie in PHYSIQUE_SHOTS, if that is set
 """
@@ -8,17 +9,20 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tasks.stack.deployments import call
 from tests.conftest import Checkout, small_params
 from tests.test_nightly import rate
-from tests.test_up import Up, started, until
+from tests.test_up import Up, ours, started, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -146,6 +150,58 @@ def test_new_models_serve_when_somebody_has_said_yes(up: Up, page):
 def champion(up: Up) -> str:
     asked = f"{up.state().mlflow}/api/2.0/mlflow/registered-models/alias?name=physique-personal&alias=champion"
     return httpx.get(asked).json()["model_version"]["version"]
+
+
+def test_cancelling_in_the_ui_stops_the_work_on_ray_within_seconds(up: Up, page):
+    shutil.rmtree(up.folder / "data/mesh")
+    run = submit(up, page, "pipeline")
+    until(lambda: newest(up, "mesh")["state"]["type"] == "RUNNING" and newest(up, "pipeline")["id"] == run, 200)
+    mesh = newest(up, "mesh")["id"]
+    until(lambda: titled(up, "ray::MeshActor"), 100)
+    page.goto(f"{up.state().pages['Prefect']}/runs/flow-run/{run}")
+    page.locator(".flow-run-menu, .p-icon-button-menu").first.click()
+    page.get_by_text("Cancel", exact=True).first.click()
+    shot(page, "cancel")
+    page.get_by_role("button", name="Cancel").last.click()
+    pressed = time.monotonic()
+    until(lambda: not titled(up, "ray::MeshActor"), 20)
+    assert over(up, run, 60)["type"] == "CANCELLED", time.monotonic() - pressed
+    assert over(up, mesh, 20)["type"] == "CANCELLED"
+    again = submit(up, page, "pipeline")
+    assert over(up, again, 300)["type"] == "COMPLETED"
+    assert "mesh" in artifact(up, page, again, "pipeline")
+
+
+def newest(up: Up, flow: str) -> dict:
+    asked = {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_DESC", "limit": 1}
+    return (api(up, "POST", "/flow_runs/filter", asked) or [{"id": "", "state": {"type": ""}}])[0]
+
+
+def titled(up: Up, title: str) -> list[psutil.Process]:
+    """Our processes whose title begins with this."""
+    found = []
+    for process in ours(up.state()):
+        with suppress(psutil.Error):
+            if " ".join(process.cmdline()).startswith(title):
+                found.append(process)
+    return found
+
+
+def test_somebody_is_forgotten_by_a_form_and_prefect_does_not_keep_who(up: Up, page):
+    who = b"user-0009"
+    assert any(who in path.read_bytes() for path in (up.folder / "data").rglob("*.csv"))
+    run = submit(up, page, "forget")
+    until(lambda: api(up, "GET", f"/flow_runs/{run}")["state"]["type"] == "PAUSED", 100)
+    page.goto(f"{up.state().pages['Prefect']}/runs/flow-run/{run}")
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_role("textbox").last.fill(who.decode())
+    shot(page, "forget-asks")
+    page.get_by_role("button", name="Submit").click()
+    assert over(up, run, 300)["type"] == "COMPLETED", (up.folder / ".physique/logs/worker.log").read_text()[-3000:]
+    text = artifact(up, page, run, "forget")
+    assert "Forgotten" in text and who.decode() not in text and "0 traces" in text
+    left = [path for path in up.folder.rglob("*") if path.is_file() and ".git/" not in str(path) and path.suffix != ".py"]
+    assert [str(path) for path in left if who in path.read_bytes()] == []
 
 
 def test_thirty_missed_nights_are_one_run(up: Up):

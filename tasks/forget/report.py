@@ -1,4 +1,4 @@
-"""What `physique forget` prints: what was removed, the proof place by place, what is left to do."""
+"""What `physique forget` prints: what was removed, the proof place by place, what is left to do. The page has no name."""
 
 from __future__ import annotations
 
@@ -32,3 +32,18 @@ def lines(done: Done, dry_run: bool) -> Iterator[str]:
         yield f"forgotten; the record is kept as .physique/forgotten/{done.hash[:16]}.json, without a name"
     else:
         yield "NOT forgotten entirely: mend what the proof lists, then run the same command again"
+
+
+def page(done: Done, dry_run: bool) -> str:
+    """Markdown for Prefect, which keeps it: counts, and nothing that names anybody."""
+    head = "Where they are" if dry_run else "Forgotten" if done.clean else "Not forgotten entirely"
+    rows = [f"# {head}", "", "| place | removed | found afterwards |", "|---|---|---:|"]
+    for place, traces in done.left.items():
+        removed = ", ".join(f"{count:,} {what}" for what, count in done.removed.get(place, {}).items())
+        rows.append(f"| {place.split(' (')[0]} | {removed or 'nothing'} | {len(traces):,} traces |")
+    if dry_run:
+        return "\n".join([*rows, "", "Nothing was removed."])
+    rows += ["", *(f"- {note}" for note in done.notes)]
+    if done.clean:
+        rows += ["", f"The record, without a name: `.physique/forgotten/{done.hash[:16]}.json`"]
+    return "\n".join(rows)

@@ -97,7 +97,7 @@ def cut_off(
 def unheard(api: str) -> set[str]:
     """Ids of flow runs that are shown as under way though their process on this machine is gone.
 
-    A run's process is noted by its worker or by itself (`tasks.stage.noted`); a run inside another ends with that.
+    A run's process is noted by its worker or by itself (`tasks.stage.cancelled`); a run inside another ends with that.
     """
     asked = {"flow_runs": {"state": {"type": {"any_": UNFINISHED}}}}
     open_ = {run["id"]: run for run in call(api, "POST", "/flow_runs/filter", asked) or []}

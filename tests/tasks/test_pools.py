@@ -12,7 +12,7 @@ from ray import cloudpickle
 
 from tasks import pools
 from tasks.engines import connect, disconnect
-from tasks.pools import Crew, Gone, Line
+from tasks.pools import Crew, Died, Gone, Line
 from tests.test_survival import wait_for
 
 
@@ -73,7 +73,7 @@ def test_batches_come_back_in_order_through_both_crews(line: Line):
 
 @pytest.mark.parametrize("line", [TWO], indirect=True)
 def test_a_death_costs_its_shard_and_the_crew_goes_on(line: Line):
-    with pytest.raises(Exception, match="(?i)actor"):
+    with pytest.raises(Died, match="a Double died with this shard in hand: "):
         line.run([1, 2, 0, 3, 4])
     assert [pool.load for pool in line.pools] == [[0, 0], [0, 0]]
     assert line.run([5, 6, 7]) == [20, 24, 28]
