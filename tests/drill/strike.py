@@ -65,7 +65,7 @@ def strike(
     ledger, load = Ledger.of(scene, reviewer), load_of_machine()
     work.begin(scene)
     run = scene.ask(work.deployment, **work.parameters)
-    until(lambda: work.under_way(scene), 300)
+    until(lambda: work.under_way(scene), 900)
     mark, began = len(scene.up.said()), time.monotonic()
     blow(scene)
     if heal is not None:
