@@ -40,7 +40,7 @@ def drill(folder: Path, wanted: list[str], page: Path | None) -> list[Row]:
         print(f"{row.fault}: lost {row.lost or 'nothing'}; {again}; {row.became}", flush=True)
         rows = table.read(kept) | {row.key: row}
         ordered = {key: rows[key] for key in ALL if key in rows}
-        table.write(ordered, kept, page)
+        table.write(ordered, kept, page, [each for each in ALL if each not in rows])
 
     made = []
     stamp = time.strftime("%H%M%S")

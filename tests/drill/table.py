@@ -7,7 +7,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -67,11 +67,12 @@ def load_of_machine() -> float:
     return round(os.getloadavg()[0], 1)
 
 
-def write(rows: dict[str, Row], kept: Path, page: Path | None) -> None:
-    """Keep the rows for the next run, and write the page."""
+def write(rows: dict[str, Row], kept: Path, page: Path | None, missing: Sequence[str] = ()) -> None:
+    """Keep the rows for the next run, and write the page. missing: faults of which there is no row."""
     kept.write_text(json.dumps({key: asdict(row) for key, row in rows.items()}, indent=1))
     if page is not None:
-        page.write_text(HEAD + table(rows) + seen(rows))
+        lacks = f"Not drilled yet: {', '.join(missing)}.\n\n" if missing else ""
+        page.write_text(HEAD + table(rows) + lacks + seen(rows).rstrip() + "\n")
 
 
 def read(kept: Path) -> dict[str, Row]:
