@@ -19,7 +19,8 @@ def forget(
 ) -> None:
     """Remove a person or a photo from data, models, caches and databases, and prove that nothing is left.
 
-    Exits with 1 when something is left. Killed or not, it may be run again.
+    Exits with 1 when something is left, with 3 when a server keeps a database that was not searched. Killed or not, it may
+    be run again.
     """
     from tasks.faults import told
     from tasks.forget.report import lines
@@ -29,4 +30,5 @@ def forget(
         done = run(name, kind, source, dry_run, say=lambda text: typer.echo(text, err=True))
         for line in lines(done, dry_run):
             typer.echo(line)
-    raise typer.Exit(int(not dry_run and not done.clean))
+    if not dry_run:
+        raise typer.Exit(1 if not done.clean else 3 if done.unsearched else 0)

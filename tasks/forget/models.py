@@ -79,7 +79,12 @@ def database() -> Any:
     import mlflow
     import sqlalchemy as sa
 
-    uri = mlflow.get_tracking_uri()
+    from tasks.stack.parts import MLFLOW
+    from tasks.stack.running import running
+
+    uri, up = mlflow.get_tracking_uri(), running()
+    if up is not None and MLFLOW in up.parts and uri == up.mlflow:
+        uri = "sqlite:///mlflow.db"  # what `physique up` has put its server before
     if uri.startswith("sqlite"):
         path = sa.make_url(uri).database
         return sa.create_engine(uri, connect_args={"timeout": 60}) if path and Path(path).is_file() else None

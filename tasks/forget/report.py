@@ -29,7 +29,8 @@ def lines(done: Done, dry_run: bool) -> Iterator[str]:
     yield ""
     yield from (f"- {note}" for note in done.notes)
     if done.clean:
-        yield f"forgotten; the record is kept as .physique/forgotten/{done.hash[:16]}.json, without a name"
+        but = f", but for what {' and '.join(done.unsearched)} may keep" if done.unsearched else ""
+        yield f"forgotten{but}; the record is kept as .physique/forgotten/{done.hash[:16]}.json, without a name"
     else:
         yield "NOT forgotten entirely: mend what the proof lists, then run the same command again"
 

@@ -42,12 +42,16 @@ class Place(Protocol):
 
 @dataclass
 class Done:
-    """removed, left: by place. hash: by which the record of it is kept. notes: what the reader has to know or do."""
+    """removed, left: by place. unsearched: servers with databases that this machine does not reach.
+
+    hash: by which the record of it is kept. notes: what the reader has to know or do.
+    """
 
     target: Target
     hash: str
     removed: dict[str, dict[str, int]] = field(default_factory=dict)
     left: dict[str, list[str]] = field(default_factory=dict)
+    unsearched: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -98,6 +102,7 @@ def forget(
             write_json({"target": target.to_json(), "removed": removed}, PENDING)
         for place in everywhere:
             done.left[place.name] = place.find(target)
+        done.unsearched = _unsearched()
         done.notes = _notes(target, done)
         if done.clean:
             _record(done)
@@ -159,19 +164,23 @@ def _stage_runs(path: Path) -> bool:
     return any(psutil.pid_exists(owner["pid"]) for owner in owners if owner)
 
 
+def _unsearched() -> list[str]:
+    """Servers whose databases this machine does not reach."""
+    from tasks.forget import models, prefect_runs
+
+    servers = (("Prefect", prefect_runs.elsewhere()), ("MLflow", models.elsewhere()))
+    return [f"{tool} at {server}" for tool, server in servers if server]
+
+
 def _notes(target: Target, done: Done) -> list[str]:
-    from tasks.forget import models
     from tasks.forget.cache import git_commits
-    from tasks.forget.prefect_runs import elsewhere
 
     notes = [f"{FILE} has changed; commit it, so that no other checkout brings them back"]
     commits = git_commits(target)
     if commits:
         some = ", ".join(commits[:5]) + (" …" if len(commits) > 5 else "")
         notes.append(f"git: {len(commits)} commits name it ({some}); history is not rewritten here, `git filter-repo` can")
-    for tool, server in (("Prefect", elsewhere()), ("MLflow", models.elsewhere())):
-        if server:
-            notes.append(f"{tool} at {server} keeps a database of its own, which was not searched; run this there too")
+    notes += [f"{each} keeps a database of its own, which was not searched; run this there too" for each in done.unsearched]
     what = {
         "user": "the prior over users is estimated anew, and everybody's entry with it",
         "expert": "every expert's model, the prior and all entries are made anew without them",
@@ -184,6 +193,7 @@ def _notes(target: Target, done: Done) -> list[str]:
 
 def _record(done: Done) -> None:
     """What was removed, by hash: nobody is named."""
+    proof = f"nothing found; not searched: {', '.join(done.unsearched)}" if done.unsearched else "nothing found"
     about = {"hash": done.hash, "kind": done.target.kind, "at": datetime.now(UTC).isoformat(timespec="seconds")}
     places = {name.split(" (")[0]: counts for name, counts in done.removed.items()}
-    write_json(about | {"removed": places, "proof": "nothing found"}, RECORDS / f"{done.hash[:16]}.json")
+    write_json(about | {"removed": places, "proof": proof}, RECORDS / f"{done.hash[:16]}.json")
