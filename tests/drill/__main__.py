@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 from tests.drill import disk, machines, nights, services, stores, table
-from tests.drill.scene import Scene, prepared, staged
+from tests.drill.scene import FEW, Scene, prepared, staged
 from tests.drill.table import Row
 
 ON_THE_STACK: dict[str, Callable[[Scene], Row]] = {
@@ -55,7 +55,7 @@ def drill(folder: Path, wanted: list[str], page: Path | None) -> list[Row]:
         keep(made[-1])
     if there := [key for key in ELSEWHERE if key in wanted]:
         with stores.elsewhere(folder / f"elsewhere-{stamp}", built) as (scene, database, store):
-            scene.warm()
+            scene.warm(FEW)
             for key in there:
                 server = database if key == "postgres" else store
                 made.append(table.told(key, lambda key=key, server=server: getattr(stores, key)(scene, server)))

@@ -9,14 +9,14 @@ import sys
 import psutil
 
 from tasks.stack.parts import RAY
-from tests.drill.scene import ITSELF, Scene, until
+from tests.drill.scene import FEW, ITSELF, Scene, until
 from tests.drill.strike import MESHES, Work, kill, part, strike
 from tests.drill.table import Row
 
 
 def head(scene: Scene) -> Row:
     """GCS, raylet, dashboard and all workers of it."""
-    return strike(scene, "head", "Ray's head is killed", MESHES, "meshes of 3 photos", lambda s: kill(part(s, RAY)))
+    return strike(scene, "head", "Ray's head is killed", MESHES, FEW, lambda s: kill(part(s, RAY)))
 
 
 def node(scene: Scene) -> Row:

@@ -20,9 +20,10 @@ from tests.test_up import GIVEN, Up
 MESH = {"decoders": 1, "shard": 10, "batch": 5}
 """Small shards, so that every fault finds some finished and some not."""
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+FEW = "meshes of 3 photos"
 JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "a promotion": ("promote", {"version": 1, "model": "physique-expert-expert-01"}),
-    "meshes of 3 photos": ("meshes", {"folder": "few"}),
+    FEW: ("meshes", {"folder": "few"}),
 }
 """Small real jobs from their forms: one needs Prefect, the worker and MLflow, the other Ray instead of MLflow."""
 ITSELF = "the work itself"
@@ -117,9 +118,9 @@ class Scene:
             time.sleep(0.5)
         raise AssertionError(f"{job} did not work again within {limit:.0f} s: {self.up.said()[-2000:]}")
 
-    def warm(self) -> None:
-        """How long the small jobs take when all is well."""
-        for job in JOBS:
+    def warm(self, *jobs: str) -> None:
+        """How long the small jobs take when all is well; jobs: of these."""
+        for job in jobs or JOBS:
             self.usual[job] = self.works(job, time.monotonic())
 
     def said(self, since: int) -> list[str]:
