@@ -25,7 +25,7 @@ from tasks.stack.running import CLOCK_S, FOLDER
 
 DEPLOYED = FOLDER / "deployed.json"
 STOPPED = "`physique` was stopped while this ran. What was finished is kept: run it again and it goes on from there"
-KILLED = "its process died without a word (kill -9, no memory, or its Ray was gone). What was finished is kept: run it again"
+KILLED = "its process died without a word (kill -9, no memory, its Ray gone). What was finished is kept: run it again"
 POOL_WAIT_S = 120.0
 UNFINISHED = ["RUNNING", "PENDING", "CANCELLING", "PAUSED"]
 
