@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.drill import disk, machines, nights, services, stores, table
+from tests.drill import disk, nights, services, stores, table
 from tests.drill.scene import FEW, Scene, prepared, staged
 from tests.drill.table import Row
 
@@ -20,12 +20,11 @@ ON_THE_STACK: dict[str, Callable[[Scene], Row]] = {
     "worker": services.worker,
     "memory": services.memory,
     "mlflow": services.mlflow,
-    "head": machines.head,
-    "node": machines.node,
+    "head": services.head,
     "garbage": nights.garbage,
     "nights": nights.moments,
 }
-ELSEWHERE = ("postgres", "s3", "push")
+ELSEWHERE = ("node", "postgres", "push", "s3")
 ALL = [*ON_THE_STACK, "disk", *ELSEWHERE]
 PAGE = ROOT / "docs/reliability.md"
 
@@ -54,11 +53,10 @@ def drill(folder: Path, wanted: list[str], page: Path | None) -> list[Row]:
         made.append(table.told("disk", lambda: disk.disk(folder / f"disk-{stamp}", built)))
         keep(made[-1])
     if there := [key for key in ELSEWHERE if key in wanted]:
-        with stores.elsewhere(folder / f"elsewhere-{stamp}", built) as (scene, database, store):
+        with stores.elsewhere(folder / f"elsewhere-{stamp}", built) as (scene, servers):
             scene.warm(FEW)
             for key in there:
-                server = database if key == "postgres" else store
-                made.append(table.told(key, lambda key=key, server=server: getattr(stores, key)(scene, server)))
+                made.append(table.told(key, lambda key=key: getattr(stores, key)(scene, servers)))
                 keep(made[-1])
     return made
 

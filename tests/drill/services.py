@@ -1,10 +1,10 @@
-"""Prefect's server, the worker, MLflow: killed while they are needed."""
+"""Prefect's server, the worker, MLflow, Ray: killed while they are needed."""
 
 from __future__ import annotations
 
-from tasks.stack.parts import MLFLOW, PREFECT, WORKER
+from tasks.stack.parts import MLFLOW, PREFECT, RAY, WORKER
 from tests.drill.nights import NIGHT
-from tests.drill.scene import Scene
+from tests.drill.scene import FEW, Scene
 from tests.drill.strike import MESHES, kill, of_runs, part, strike
 from tests.drill.table import Row
 
@@ -33,3 +33,8 @@ def memory(scene: Scene) -> Row:
 def mlflow(scene: Scene) -> Row:
     """While a stage logs and registers a model."""
     return strike(scene, "mlflow", "MLflow is killed", NIGHT, "a promotion", lambda s: kill(part(s, MLFLOW)))
+
+
+def head(scene: Scene) -> Row:
+    """GCS, raylet, dashboard and all workers of it."""
+    return strike(scene, "head", "Ray's head is killed", MESHES, FEW, lambda s: kill(part(s, RAY)))

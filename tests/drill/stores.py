@@ -1,4 +1,4 @@
-"""Postgres and S3: the stack on servers of one's own, which go away for a while."""
+"""Postgres, S3 and a Ray of two nodes: the stack on servers of one's own, which go away."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from tasks.engines import free_port
 from tasks.stack.parts import alright
 from tests import cluster
 from tests.drill.ledger import Ledger
 from tests.drill.nights import NIGHT
-from tests.drill.scene import FEW, Scene, staged, until
-from tests.drill.strike import MESHES, clean, strike
+from tests.drill.scene import FEW, ITSELF, Scene, staged, until
+from tests.drill.strike import MESHES, Work, clean, kill, strike
 from tests.drill.table import Row, load_of_machine
 
 GONE_S = 10
@@ -24,61 +27,70 @@ REFUSED_S = 60
 
 
 @contextmanager
-def elsewhere(folder: Path, built: Path) -> Iterator[tuple[Scene, cluster.Postgres, cluster.S3]]:
-    """Reviews, Prefect and MLflow on Postgres; MLflow's artifacts, DVC's remote and running trainings on S3.
+def elsewhere(folder: Path, built: Path) -> Iterator[tuple[Scene, Servers]]:
+    """Reviews and Prefect on Postgres; MLflow's artifacts, DVC's remote and running trainings on S3; a Ray of two nodes.
 
     The registry is empty: the first night makes the first version.
     """
-    with cluster.postgres() as database, cluster.s3() as store:
-        port = free_port()
-        words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-        words += ["--backend-store-uri", database.url("mlflow", "psycopg")]
-        words += ["--default-artifact-root", store.bucket("models")]
+    with cluster.postgres() as database, cluster.s3() as store, ExitStack() as stack:
+        folder.with_suffix(".servers").mkdir()
+        port, logs = free_port(), folder.with_suffix(".servers")
         given = store.environment | {
             "PHYSIQUE_REVIEWS": database.url("reviews"),
             "PHYSIQUE_STORAGE": store.bucket("trainings"),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url("prefect", "asyncpg"),
             "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}",
         }
-        with folder.with_suffix(".mlflow").open("w") as log:
+        words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        words += ["--backend-store-uri", f"sqlite:///{logs}/mlflow.db", "--default-artifact-root", store.bucket("models")]
+        with (logs / "mlflow.log").open("w") as log:
             server = subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | given, start_new_session=True)
-        try:
-            until(lambda: alright(f"http://127.0.0.1:{port}/health"), 120)
-            with staged(folder, built, **given) as scene:
-                remote = store.bucket("dvc")
-                scene.up.python("-m", "dvc", "remote", "add", "--local", "--force", "--default", "store", remote)
-                yield scene, database, store
-        finally:
-            server.terminate()
-            server.wait(30)
+        stack.callback(cluster.end, server)
+        nodes = stack.enter_context(cluster.ray_nodes(2, logs, cpus=2, environment=given))
+        until(lambda: alright(f"http://127.0.0.1:{port}/health"), 300)
+        given |= {"RAY_ADDRESS": nodes.address} | nodes.environment
+        with staged(folder, built, **given) as scene:
+            remote = store.bucket("dvc")
+            scene.up.python("-m", "dvc", "remote", "add", "--local", "--force", "--default", "store", remote)
+            yield scene, Servers(database, store, nodes)
 
 
-def postgres(scene: Scene, database: cluster.Postgres) -> Row:
+@dataclass
+class Servers:
+    """What can be taken away."""
+
+    database: cluster.Postgres
+    store: cluster.S3
+    nodes: cluster.RayNodes
+
+
+def postgres(scene: Scene, servers: Servers) -> Row:
     """A crash of the server that holds reviews, flow runs and the registry; it starts again after a while."""
 
     def blow(scene: Scene) -> None:
-        database.stop("immediate")
+        servers.database.stop("immediate")
         time.sleep(GONE_S)
-        database.start()
+        servers.database.start()
 
     fault = f"Postgres crashes and is away for {GONE_S} s"
     return strike(scene, "postgres", fault, MESHES, FEW, blow)
 
 
-def s3(scene: Scene, store: cluster.S3) -> Row:
+def s3(scene: Scene, servers: Servers) -> Row:
     """Nobody answers while a bank's files go to MLflow's artifacts."""
 
     def blow(scene: Scene) -> None:
-        store.refuse()
+        servers.store.refuse()
         time.sleep(REFUSED_S)
-        store.accept()
+        servers.store.accept()
 
     fault = f"S3 refuses for {REFUSED_S} s, models go there"
     return strike(scene, "s3", fault, NIGHT, FEW, blow)
 
 
-def push(scene: Scene, store: cluster.S3) -> Row:
+def push(scene: Scene, servers: Servers) -> Row:
     """The same in the middle of `dvc push`."""
+    store = servers.store
     ledger, load = Ledger.of(scene), load_of_machine()
     words = [sys.executable, "-m", "dvc", "push"]
     with (scene.folder / "push.out").open("w") as out:
@@ -104,3 +116,16 @@ def push(scene: Scene, store: cluster.S3) -> Row:
         "went on and ended well" if not code else f"ended with code {code}", [clean(line, scene) for line in saw],
         "`dvc push` again" if code else "nothing", time.strftime("%Y-%m-%d"), load,
     )  # fmt: skip
+
+
+def node(scene: Scene, servers: Servers) -> Row:
+    """A node goes with all that is computed on it; nobody starts it again, the other one has to do."""
+    lost = psutil.Process(servers.nodes.nodes[-1].pid)
+
+    def works_there(_: Scene) -> bool:
+        titles = [" ".join(each.cmdline()) for each in lost.children(recursive=True) if each.is_running()]
+        return any(title.startswith(("ray::MeshActor.compute", "ray::DecodeActor.compute")) for title in titles)
+
+    work = Work("a pipeline extracts meshes, on that node too", "pipeline", {"stage": "mesh"}, MESHES.begin, works_there)
+    blow = lambda _: kill([*lost.children(recursive=True), lost])  # noqa: E731
+    return strike(scene, "node", "one of two Ray nodes is killed", work, ITSELF, blow)
