@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.fanout import Piece
-from tasks.tables import read_table, shard_paths, write_table
+from tasks.tables import clear_unfinished, read_table, shard_paths, write_table
 
 
 def shard_name(photo_ids: Iterable[str], key: str) -> str:
@@ -31,6 +31,7 @@ def keep_current(folder: Path, wanted: set[str], column: str, key: str) -> set[s
     A shard of nothing but current rows is left alone, so its bytes and its DVC hash stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    clear_unfinished(folder)
 
     asked = pa.array(sorted(wanted), pa.string())  # once: it is as long as the cohort
 

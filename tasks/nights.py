@@ -30,7 +30,16 @@ from tasks.intake.feedback import sift
 from tasks.intake.quarantine import Quarantine
 from tasks.reviewed import STORE
 from tasks.schemas import FEEDBACK, check
-from tasks.tables import only, read_json, read_shards, read_table, replaced_folder, write_json, write_table
+from tasks.tables import (
+    clear_unfinished,
+    only,
+    read_json,
+    read_shards,
+    read_table,
+    replaced_folder,
+    write_json,
+    write_table,
+)
 
 COHORT = "cohort.json"
 OTHER_CONTENT = "event is there already with other content"
@@ -62,6 +71,7 @@ def take_nights(
         BadInput: the review store cannot be read. Nothing was written then.
     """
     now = now or datetime.now(UTC)
+    clear_unfinished(nights)
     aside = Quarantine()
     own = read_table(cohort / "feedback.parquet")
     reviewed, seen = _reviewed(cohort, store, now, aside)

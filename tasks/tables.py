@@ -117,6 +117,16 @@ def _in_one_step(path: Path, write: Callable[[BinaryIO], Any]) -> Path:
     return path
 
 
+def clear_unfinished(folder: Path) -> None:
+    """Remove what killed processes were just writing in a folder: in an output of DVC it would count as a change."""
+    import psutil
+
+    for path in folder.glob(".*.tmp"):
+        writer = path.name.split(".")[-3]
+        if not (writer.isdigit() and psutil.pid_exists(int(writer))):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def replaced_folder(out: str | Path) -> Iterator[Path]:
     """A fresh folder beside `out` that takes its place when the block ends well; else `out` stays as it was.

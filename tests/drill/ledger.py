@@ -83,6 +83,8 @@ def _photos(scene: Scene) -> tuple[list[str], int]:
     photos = photo_ids(scene.folder)
     missing, double = [p for p in photos if not rows[p]], [p for p in photos if rows[p] > 1]
     lines = [f"{len(missing)} of {len(photos)} photos have no outcome"] if missing else []
+    left = (scene.folder / "data/mesh").glob(".*")
+    lines += [f"{path.name} lies in data/mesh: models would be trained anew" for path in left]
     return lines + ([f"{len(double)} photos have two outcomes"] if double else []), len(photos)
 
 

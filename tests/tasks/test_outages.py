@@ -15,6 +15,7 @@ import pytest
 from tasks.engines import NotStarted, free_port, wait_answers
 from tasks.graph import last_words
 from tasks.stack.deployments import died
+from tasks.tables import clear_unfinished
 
 
 def run_of(pid: object, since: datetime | None = None, state: str = "RUNNING") -> dict:
@@ -61,3 +62,12 @@ def test_what_a_stage_said_is_not_hidden_by_what_dvc_says_of_it():
     crash = "OSError: database is locked"
     assert last_words(["Traceback (most recent call last):", crash, dvc]) == crash
     assert last_words([dvc]) == dvc and last_words([]) == ""
+
+
+def test_what_a_killed_writer_left_is_cleared_and_what_is_being_written_stays(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name in ("a.parquet", f".a.parquet.{ended.pid}.140.tmp", f".b.parquet.{os.getpid()}.140.tmp"):
+        (tmp_path / name).write_bytes(b"rows")
+    clear_unfinished(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.parquet", f".b.parquet.{os.getpid()}.140.tmp"}
