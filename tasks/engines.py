@@ -251,7 +251,10 @@ def connect() -> None:
     ray_environment()
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS") or "local"
+        before = signal.getsignal(signal.SIGTERM)
         ray.init(address=address, logging_level=logging.WARNING, namespace="physique")
+        with contextlib.suppress(ValueError):  # not the main thread, whose handler Ray has left alone then
+            signal.signal(signal.SIGTERM, before)  # Ray exits on it; Prefect's own handler tells who cancels
     follow()
 
 
