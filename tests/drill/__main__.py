@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 from tests.drill import disk, nights, services, stores, table
-from tests.drill.scene import FEW, Scene, prepared, staged
+from tests.drill.scene import Scene, prepared, staged
 from tests.drill.table import Row
 
 ON_THE_STACK: dict[str, Callable[[Scene], Row]] = {
@@ -45,7 +45,6 @@ def drill(folder: Path, wanted: list[str], page: Path | None) -> list[Row]:
     stamp = time.strftime("%H%M%S")
     if here := [key for key in ON_THE_STACK if key in wanted]:
         with staged(folder / f"stack-{stamp}", built) as scene:
-            scene.warm()
             for key in here:
                 made.append(table.told(key, lambda key=key: ON_THE_STACK[key](scene)))
                 keep(made[-1])
@@ -54,7 +53,6 @@ def drill(folder: Path, wanted: list[str], page: Path | None) -> list[Row]:
         keep(made[-1])
     if there := [key for key in ELSEWHERE if key in wanted]:
         with stores.elsewhere(folder / f"elsewhere-{stamp}", built) as (scene, servers):
-            scene.warm(FEW)
             for key in there:
                 made.append(table.told(key, lambda key=key: getattr(stores, key)(scene, servers)))
                 keep(made[-1])

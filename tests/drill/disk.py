@@ -32,7 +32,6 @@ def disk(folder: Path, built: Path) -> Row:
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={used + ROOM}", "tmpfs", str(folder)], check=True)
     try:
         with staged(folder, built) as scene:
-            scene.warm()
             ballast = folder / "ballast"
 
             def fill(scene: Scene) -> None:

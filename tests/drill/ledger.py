@@ -98,7 +98,8 @@ def feedback_lost(scene: Scene) -> tuple[list[str], int]:
     came -= {row["file"].rpartition("/")[2] for row in aside}
     tables = [read_table(path, ["event_id"]) for path in night_paths(scene.folder / "data/nights")]
     held = Counter(pa.concat_tables(tables)["event_id"].to_pylist()) if tables else Counter()
-    lines = [f"event {event} is in {held[event]} nights" for event in sorted(came) if held[event] != 1]
+    wrong = [event for event in sorted(came) if held[event] != 1]
+    lines = [f"{len(wrong)} events are not in one night, {wrong[0]} is in {held[wrong[0]]}"] if wrong else []
     if set(held) - came:
         lines.append(f"{len(set(held) - came)} events are in a night and nobody said them")
     learned = facts(scene.folder / "artifacts/continual/continual.json")["lineage"]["nights"]

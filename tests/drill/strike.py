@@ -60,8 +60,18 @@ def strike(
 
     heal: what ends the fault itself (a disk that has room again); the clock starts with the blow all the same.
     """
+    scene.warm(job)
     reviewer = Reviewer(scene)
     reviewer.start()
+    try:
+        return _struck(scene, key, fault, work, job, blow, heal, reviewer)
+    finally:
+        reviewer.stop()
+
+
+def _struck(
+    scene: Scene, key: str, fault: str, work: Work, job: str, blow: Callable, heal: Callable | None, reviewer: Reviewer
+) -> Row:
     ledger, load = Ledger.of(scene, reviewer), load_of_machine()
     work.begin(scene)
     run = scene.ask(work.deployment, **work.parameters)
