@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,8 +123,11 @@ def node(scene: Scene, servers: Servers) -> Row:
     lost = psutil.Process(servers.nodes.nodes[-1].pid)
 
     def works_there(_: Scene) -> bool:
-        titles = [" ".join(each.cmdline()) for each in lost.children(recursive=True) if each.is_running()]
-        return any(title.startswith(("ray::MeshActor.compute", "ray::DecodeActor.compute")) for title in titles)
+        for each in lost.children(recursive=True):
+            with suppress(psutil.Error):  # it has just ended
+                if " ".join(each.cmdline()).startswith(("ray::MeshActor.compute", "ray::DecodeActor.compute")):
+                    return True
+        return False
 
     work = Work("a pipeline extracts meshes, on that node too", "pipeline", {"stage": "mesh"}, MESHES.begin, works_there)
     blow = lambda _: kill([*lost.children(recursive=True), lost])  # noqa: E731
