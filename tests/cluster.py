@@ -250,13 +250,7 @@ def ray_nodes(
             where = where if number == 0 else [f"--address={address}"]
             command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *where]
             command += [f"--{name}={value}" for name, value in words.items()]
-            with (own / "ray.log").open("wb") as log:
-                node = subprocess.Popen(
-                    command, cwd=own, env=os.environ | (environment or {}) | more, stdout=log, stderr=log,
-                    start_new_session=True,
-                )  # fmt: skip
-            cluster.nodes.append(node)
-            _started(node, own / "ray.log")
+            cluster.nodes.append(_started(command, own, os.environ | (environment or {}) | more))
         yield cluster
     finally:
         for node in reversed(cluster.nodes):
@@ -264,10 +258,16 @@ def ray_nodes(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _started(node: subprocess.Popen[bytes], log: Path) -> None:
-    until(lambda: node.poll() is not None or b"Ray runtime started" in log.read_bytes(), 180, "Ray")
-    if node.poll() is not None:
-        raise RuntimeError(f"Ray did not start: {log.read_text()[-800:]}")
+def _started(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """A node that is up; on a busy machine Ray's own patience with it may end a few times before."""
+    log = folder / "ray.log"
+    for _ in range(4):
+        with log.open("wb") as out:
+            node = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out, start_new_session=True)
+        until(lambda: node.poll() is not None or b"Ray runtime started" in log.read_bytes(), 240, "Ray")  # noqa: B023
+        if node.poll() is None:
+            return node
+    raise RuntimeError(f"Ray did not start: {log.read_text()[-800:]}")
 
 
 def end(leader: subprocess.Popen[bytes]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from tests.conftest import ROOT
-from tests.test_up import GIVEN, Up, small_folder
+from tests.conftest import Checkout
+from tests.test_up import GIVEN, Up
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PASSWORD = "correct-horse-battery"
@@ -19,14 +19,11 @@ class Opened(Up):
 
 
 def test_without_the_password_there_is_health_and_nothing_else(tmp_path):
-    import os
-
     import httpx
 
-    folder = small_folder(tmp_path / "opened")
-    environment = {name: value for name, value in os.environ.items() if name not in GIVEN}
-    environment |= {"PYTHONPATH": str(ROOT), "PHYSIQUE_PASSWORD": PASSWORD, "PREFECT_HOME": str(tmp_path / "prefect")}
-    environment |= {"RAY_ADDRESS": "127.0.0.1:1"}  # not needed here, and starts in a while only
+    folder = tmp_path / "opened"
+    environment = {name: value for name, value in Checkout(folder).environment.items() if name not in GIVEN}
+    environment |= {"PHYSIQUE_PASSWORD": PASSWORD, "RAY_ADDRESS": "127.0.0.1:1"}  # no Ray: it is not asked for a password
     up = Opened(folder, environment)
     try:
         for part in ("MLflow      ", "Prefect     ", "review page ", "worker      "):
