@@ -113,7 +113,7 @@ class Scene:
             fresh = {"out": f"data/meshes/{time.time_ns()}"} if deployment == "meshes" else {}
             run = self.ask(deployment, **parameters, **fresh)
             left = since + limit - time.monotonic()
-            if run and self.over(run, min(120.0, left)).get("type") == "COMPLETED":
+            if run and self.over(run, left).get("type") == "COMPLETED":
                 return time.monotonic() - since
             time.sleep(0.5)
         raise AssertionError(f"{job} did not work again within {limit:.0f} s: {self.up.said()[-2000:]}")

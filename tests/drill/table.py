@@ -71,7 +71,7 @@ def write(rows: dict[str, Row], kept: Path, page: Path | None, missing: Sequence
     """Keep the rows for the next run, and write the page. missing: faults of which there is no row."""
     kept.write_text(json.dumps({key: asdict(row) for key, row in rows.items()}, indent=1))
     if page is not None:
-        lacks = f"Not drilled yet: {', '.join(missing)}.\n\n" if missing else ""
+        lacks = f"No row yet: {', '.join(missing)} (`uv run python -m tests.drill --only …`).\n\n" if missing else ""
         page.write_text(HEAD + table(rows) + lacks + seen(rows).rstrip() + "\n")
 
 
