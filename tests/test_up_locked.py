@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import psutil
 import pytest
 
@@ -9,7 +11,7 @@ from tests.conftest import Checkout
 from tests.test_up import GIVEN, Up
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-PASSWORD = "correct-horse-battery"
+PASSWORD = secrets.token_hex(10)  # not to be found in a copy of this file
 
 
 class Opened(Up):
