@@ -43,18 +43,19 @@ def pipeline(stage: Stage = "all", force: bool = False, approve: bool = False) -
             waits for that, with a button Resume on its page.
     """
     done: list[Ran] = []
+    names = stages(None if stage == "all" else stage)
     began = time.time()
     with alone("pipeline", wait=WAIT_S) as other, held(approve):
         if other:
             raise TimeoutError(f"{other}; nothing was done. Cancel that one, or run this again when it is over")
         try:
-            for name in stages(None if stage == "all" else stage):
+            for name in names:
                 started = time.monotonic()
                 state = run_stage(name, force, return_state=True)
                 done.append(Ran(name, state.name or "", state.message or "", time.monotonic() - started))
                 state.result(raise_on_failure=True)
         finally:
-            publish("pipeline", pipeline_page(done, reports_since(began)))
+            publish("pipeline", pipeline_page(done, reports_since(began), names[len(done) :]))
     if approve:
         said = decide() or "no new model waits for a decision"
         say(said)

@@ -19,23 +19,36 @@ class Ran:
     seconds: float
 
 
-def pipeline_page(done: list[Ran], reports: list[tuple[str, str]]) -> str:
-    """Markdown. reports: (title, page) of the artifacts that the stages published."""
+REASONS = 3
+"""Reasons of a stage that are listed."""
+
+
+def pipeline_page(done: list[Ran], reports: list[tuple[str, str]], left: list[str]) -> str:
+    """Markdown. reports: (title, page) of the artifacts that the stages published. left: stages that were not come to."""
     failed = [ran for ran in done if ran.state not in ("Completed", "Cached")]
     ran = [each for each in done if each.state == "Completed"]
     if failed:
         head = f"**{failed[0].stage} failed.** {' '.join(failed[0].message.split())[:600]}"
         head += "\n\nWhat was finished before is kept. When the cause is mended, run it again: it goes on from there."
+    elif left:
+        head = f"**Ended from outside while {left[0]} ran.** What is finished is kept: run it again, it goes on."
     else:
         head = f"{len(ran)} of {len(done)} stages ran, {len(done) - len(ran)} were up to date."
     lines = ["# Pipeline", "", head, "", "| stage | | took | why |", "|---|---|---:|---|"]
     for each in done:
         why = " ".join(each.message.split()).removeprefix(f"{each.stage} ran: ").replace("|", "\\|")
-        shown = "" if each.state == "Cached" else why[:160]
+        shown = "" if each.state == "Cached" else reasons(why)
         lines.append(f"| {each.stage} | {each.state} | {duration(each.seconds)} | {shown} |")
     if reports:
         lines += ["", "**What came of it:** " + " · ".join(f"[{title}]({page})" for title, page in reports)]
     return "\n".join([*lines, "", *serving()])
+
+
+def reasons(why: str) -> str:
+    """Why a stage ran, in a cell: paths that changed, without DVC's heads."""
+    all_ = [reason.removeprefix("changed deps: ").removeprefix("changed outs: ") for reason in why.split("; ")]
+    more = f", {len(all_) - REASONS} more" if len(all_) > REASONS else ""
+    return ", ".join(all_[:REASONS])[:160] + more
 
 
 def serving() -> list[str]:

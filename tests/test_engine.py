@@ -126,6 +126,8 @@ def test_a_pipeline_that_is_cancelled_ends_its_ray_work_and_goes_on_where_it_was
     wait_for(lambda: not workers(split.keeper.pid, "ray::MeshActor"), 15)
     for flow in ("pipeline", "mesh"):
         assert newest_run(split, flow)["state"]["type"] == "CANCELLED", flow
+    page = asked(split, "artifacts", artifacts={"key": {"any_": ["pipeline"]}}, sort="CREATED_DESC", limit=1)[0]["data"]
+    assert "**Ended from outside while mesh ran.** What is finished is kept" in page
     finished = {path: path.stat().st_mtime_ns for path in shard_paths(out)}
     assert 0 < len(finished) < 6
     split.run("flows.cli", "run", "--target", "mesh")
