@@ -63,12 +63,16 @@ def api(up: Up, method: str, path: str, body: dict | None = None) -> dict:
     return found
 
 
+GOING = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
+
+
 def submit(up: Up, page, deployment: str, switch: str | None = None) -> str:
     """Open a deployment's form, flip a switch of it, press Submit; the id of the run that came of it."""
     before = set(runs(up, deployment))
     found = api(up, "GET", f"/deployments/name/{deployment}/{deployment}")
     page.goto(f"{up.state().pages['Prefect']}/deployments/deployment/{found['id']}/run")
     page.get_by_role("button", name="Submit").wait_for()
+    page.wait_for_load_state("networkidle")  # pressed before the form is whole, the button does nothing
     if switch is not None:
         page.get_by_text(switch).first.wait_for()
         page.get_by_role("switch").last.click()
@@ -86,7 +90,7 @@ def runs(up: Up, deployment: str) -> dict[str, dict]:
 
 def over(up: Up, run: str, limit: float) -> dict:
     """The state in which a run ended."""
-    until(lambda: api(up, "GET", f"/flow_runs/{run}")["state"]["type"] not in ("SCHEDULED", "PENDING", "RUNNING"), limit)
+    until(lambda: api(up, "GET", f"/flow_runs/{run}")["state"]["type"] not in GOING, limit)
     return api(up, "GET", f"/flow_runs/{run}")["state"]
 
 
@@ -159,10 +163,10 @@ def test_cancelling_in_the_ui_stops_the_work_on_ray_within_seconds(up: Up, page)
     mesh = newest(up, "mesh")["id"]
     until(lambda: titled(up, "ray::MeshActor"), 100)
     page.goto(f"{up.state().pages['Prefect']}/runs/flow-run/{run}")
-    page.locator(".flow-run-menu, .p-icon-button-menu").first.click()
-    page.get_by_text("Cancel", exact=True).first.click()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Confirm").wait_for()
     shot(page, "cancel")
-    page.get_by_role("button", name="Cancel").last.click()
+    page.get_by_role("button", name="Confirm").click()
     pressed = time.monotonic()
     until(lambda: not titled(up, "ray::MeshActor"), 20)
     assert over(up, run, 60)["type"] == "CANCELLED", time.monotonic() - pressed
@@ -217,7 +221,7 @@ def test_thirty_missed_nights_are_one_run(up: Up):
     def mine() -> list[dict]:
         return [run for run in runs(up, "nightly").values() if run["id"] not in before and not run["auto_scheduled"]]
 
-    until(lambda: all(run["state"]["type"] in ("COMPLETED", "CANCELLED", "FAILED", "CRASHED") for run in mine()), 300, mine)
+    until(lambda: all(run["state"]["type"] in ("COMPLETED", "CANCELLED", "FAILED", "CRASHED") for run in mine()), 600, mine)
     found = mine()
     assert len(found) == 30
     pages = api(up, "POST", "/artifacts/filter", {"artifacts": {"key": {"any_": ["nightly"]}}, "limit": 200})

@@ -11,8 +11,10 @@ follows make new ones, since what they read has changed. A service has a bank in
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +76,32 @@ class Models:
         return {what: number for what, number in counts.items() if number}
 
 
+@contextmanager
+def directly() -> Iterator[None]:
+    """MLflow's store without the server that `physique up` has put before it, whose log would say who was looked for."""
+    import mlflow
+
+    from tasks.stack.parts import MLFLOW
+    from tasks.stack.running import running
+
+    up, given = running(), os.environ.get("MLFLOW_TRACKING_URI")
+    if up is None or MLFLOW not in up.parts or given != up.mlflow:
+        yield
+        return
+    del os.environ["MLFLOW_TRACKING_URI"]
+    try:
+        yield
+    finally:
+        os.environ["MLFLOW_TRACKING_URI"] = given
+        mlflow.set_tracking_uri(given)
+
+
 def database() -> Any:
     """SQLAlchemy's engine of the tracking database; None where a server stands before it."""
     import mlflow
     import sqlalchemy as sa
 
-    from tasks.stack.parts import MLFLOW
-    from tasks.stack.running import running
-
-    uri, up = mlflow.get_tracking_uri(), running()
-    if up is not None and MLFLOW in up.parts and uri == up.mlflow:
-        uri = "sqlite:///mlflow.db"  # what `physique up` has put its server before
+    uri = mlflow.get_tracking_uri()
     if uri.startswith("sqlite"):
         path = sa.make_url(uri).database
         return sa.create_engine(uri, connect_args={"timeout": 60}) if path and Path(path).is_file() else None

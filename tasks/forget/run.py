@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks.forget.folders import PENDING, RECORDS, WORK, Folder, Report, Source
+from tasks.forget.models import directly
 from tasks.forget.target import Target, find_target
 from tasks.forgotten import FILE, remember
 from tasks.intake.quarantine import BadInput
@@ -88,7 +89,7 @@ def forget(
     Raises:
         BadInput: nobody is called so, or a pipeline is running.
     """
-    with alone():
+    with alone(), directly():
         target, removed = _pending(name) or (find_target(name, kind), {})
         everywhere = places(source)
         if dry_run:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -82,3 +85,25 @@ def test_an_experts_network_serves_nameless_until_another_version_does(checkout)
     assert drop_replaced() == 1
     assert {each.version for each in MlflowClient().search_model_versions(f"name = '{PERSONAL}'")} == {3}
 
+
+
+def test_under_up_the_store_is_opened_without_its_server_whose_log_would_tell(tmp_path, monkeypatch):
+    from tasks.forget.models import database, directly, elsewhere
+    from tasks.registry import use_tracking
+    from tasks.stack import running
+
+    monkeypatch.chdir(tmp_path)
+    server = "http://127.0.0.1:9"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    mine = running.Begun.of(os.getpid())
+    (tmp_path / ".physique").mkdir()
+    state = running.Running(mine, "t", "now", "http://127.0.0.1:9/api", server, "127.0.0.1:9", parts={"MLflow": [mine]})
+    state.write()
+    with directly():
+        use_tracking()
+        assert elsewhere() == "" and str(database().url) == "sqlite:///mlflow.db"
+    assert os.environ["MLFLOW_TRACKING_URI"] == server and mlflow.get_tracking_uri() == server
+    state.parts = {}  # somebody else's server
+    state.write()
+    with directly():
+        assert elsewhere() == server and database() is None
