@@ -5,7 +5,7 @@ not committed. With the commit and DVC's cache (or remote) that is the checkout 
 of its own, with a registry of its own, and the stage runs in it. Nothing here is touched.
 
     uv run physique reproduce models:/physique-personal/3
-    uv run pytest tests/test_lineage.py
+    uv run pytest -m slow tests/test_lineage.py
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ def test_everything_leads_to_everything_it_was_made_from(checkout: Checkout):
     assert prefect["what"] == "Prefect run" and prefect["chains"] == bank["chains"]
 
 
+@pytest.mark.slow
 def test_a_version_is_built_again_from_what_it_was_made_from(checkout: Checkout):
     """Though what lies in the checkout is something else by now."""
     params, nights = checkout.folder / "params.yaml", checkout.folder / "data/nights"
