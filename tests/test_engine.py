@@ -112,6 +112,7 @@ def test_what_a_worker_prints_is_in_the_log_of_its_run(checkout: Checkout):
     assert [line for line in log if re.fullmatch(r"speak \(pid \d+\): a word from a worker", line)], log
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_is_cancelled_ends_its_ray_work_and_goes_on_where_it_was(split: Checkout):
     out, lock = split.folder / "data/mesh", split.folder / "dvc.lock"
     before, locked = rows(out), lock.read_bytes()
@@ -136,6 +137,7 @@ def test_a_pipeline_that_is_cancelled_ends_its_ray_work_and_goes_on_where_it_was
     lock.write_bytes(locked)
 
 
+@pytest.mark.slow
 def test_a_lost_node_of_a_cluster_costs_time_only(split: Checkout):
     """RAY_ADDRESS and nothing else; the node that is left has room for half of the workers, of whatever kind."""
     from ray.cluster_utils import Cluster
