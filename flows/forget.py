@@ -8,7 +8,7 @@ from typing import Literal
 
 from prefect import flow, pause_flow_run
 from prefect.exceptions import FlowPauseTimeout
-from prefect.input import RunInput
+from prefect.input import RunInput, delete_flow_run_input
 
 from tasks.forget.report import page
 from tasks.forget.run import forget as forget_everywhere
@@ -45,6 +45,7 @@ def forget(
         asked = pause_flow_run(wait_for_input=Who.with_initial_data(description=ASKED), timeout=WAIT_S, poll_interval=2)
     except FlowPauseTimeout:
         return "nobody said who; nothing was done"
+    delete_flow_run_input(asked.metadata.key)  # also where nothing is removed Prefect does not keep who was meant
     if not asked.name.strip():
         raise ValueError("forget: no name was given; nothing was done")
     which = None if kind == "whatever is called so" else kind

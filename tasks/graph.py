@@ -98,8 +98,9 @@ def reproduce(stage: str, force: bool, say: Callable[[str], None]) -> None:
             for line in () if begun else last:
                 say(line)
             return
-        if not _locked(list(last)) or time.monotonic() > end:
-            raise RuntimeError(f"stage {stage} failed: {last_words(list(last)) or code}")
+        lines = list(last)
+        if not _locked(lines) or time.monotonic() > end:
+            raise RuntimeError(f"stage {stage} failed: {last_words(lines) or code}")
         if not waited:
             say(f"another dvc repro is running in this checkout; {stage} waits for it")
             waited = True

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from tasks.report.words import duration
 
+REASONS = 3
+"""Reasons of a stage that are listed."""
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -17,10 +20,6 @@ class Ran:
     state: str
     message: str
     seconds: float
-
-
-REASONS = 3
-"""Reasons of a stage that are listed."""
 
 
 def pipeline_page(done: list[Ran], reports: list[tuple[str, str]], left: list[str]) -> str:

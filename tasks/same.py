@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,27 +53,25 @@ def compare(one: Path, two: Path) -> Same:
             found.equal.append(name)
             continue
         try:
-            found.apart[name] = max((gap(*pair) for pair in _pairs(one / name, two / name)), default=0.0)
+            found.apart[name] = gap(_read(one / name), _read(two / name))
         except ValueError as error:
             found.other.append(f"{name}: {error}")
     return found
 
 
-def _pairs(one: Path, two: Path) -> Iterator[tuple[Any, Any]]:
-    """What two files of one kind hold, value by value. Raises ValueError where they cannot be set against each other."""
-    if one.suffix == ".safetensors":
+def _read(path: Path) -> Any:
+    """What a file holds, as dicts, lists, arrays and numbers. Raises ValueError for a kind of file that is bytes only."""
+    if path.suffix == ".safetensors":
         from safetensors.numpy import load_file
 
-        left, right = load_file(one), load_file(two)
-    elif one.suffix == ".parquet":
+        return load_file(path)
+    if path.suffix == ".parquet":
         from tasks.tables import read_table
 
-        left, right = read_table(one).to_pydict(), read_table(two).to_pydict()
-    elif one.suffix == ".json":
-        left, right = json.loads(one.read_text()), json.loads(two.read_text())
-    else:
-        raise ValueError("other bytes")
-    yield left, right
+        return read_table(path).to_pydict()
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    raise ValueError("other bytes")
 
 
 def gap(one: Any, two: Any, where: str = "") -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -35,9 +37,6 @@ def cancelled(flow: Any) -> Iterator[Any]:
 
     It also tells Prefect its process, as runs of a worker do, so that `physique up` knows what is left of it.
     """
-    import os
-    import socket
-
     from prefect.client.orchestration import get_client
     from prefect.exceptions import TerminationSignal
     from prefect.states import Cancelled
