@@ -18,6 +18,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from playwright.sync_api import TimeoutError as NotYet
+from playwright.sync_api import sync_playwright
 
 from tasks.stack.deployments import call
 from tests.conftest import Checkout, small_params
@@ -40,8 +42,6 @@ def page(up: Up):
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("no Chromium here (Debian: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as plays:
         browser = plays.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
         page = browser.new_page(viewport={"width": 1300, "height": 1000}, locale="en-GB")
@@ -77,8 +77,14 @@ def submit(up: Up, page, deployment: str, switch: str | None = None) -> str:
         page.get_by_text(switch).first.wait_for()
         page.get_by_role("switch").last.click()
     shot(page, f"{deployment}-form")
-    page.get_by_role("button", name="Submit").click()
-    until(lambda: set(runs(up, deployment)) - before, 60)
+    form = page.url
+    for _ in range(4):  # the first page of a fresh browser can swallow a press; whoever sees nothing happen presses again
+        page.get_by_role("button", name="Submit").click()
+        with suppress(NotYet):
+            page.wait_for_url(lambda url: url != form, timeout=15_000)
+        if page.url != form:
+            break
+        shot(page, f"{deployment}-pressed")
     (made,) = set(runs(up, deployment)) - before
     return made
 
