@@ -4,11 +4,14 @@
     uv run physique up                    every night at two (prefect.yaml)
 """
 
+import time
+
 from prefect import flow
 
 from flows.pipeline import pipeline
 from tasks.approval import decide, held
 from tasks.once import alone, catch_up
+from tasks.pipeline_page import night_page, reports_since
 from tasks.stage import publish, run, say
 
 RESTED = "nothing new: no feedback has come since the last night, and its personal models go on serving"
@@ -26,6 +29,7 @@ def nightly(approve: bool = False) -> dict[str, str]:
     Args:
         approve: New personal models serve only when somebody has compared them and said yes: this run waits for that.
     """
+    began = time.time()
     with alone("nightly") as other:
         if other:
             said = f"did nothing: {other}, and takes in all feedback that is there"
@@ -41,8 +45,7 @@ def nightly(approve: bool = False) -> dict[str, str]:
         if approve:
             said = decide() or said
         say(said)
-        late = f"\n\nIt stands for {len(missed)} more that were missed: {', '.join(missed)}." if missed else ""
-        publish("nightly", f"# Nightly\n\n{said[0].upper()}{said[1:]}.{late}")
+        publish("nightly", night_page(said, missed, reports_since(began, besides="nightly")))
     return done
 
 

@@ -1,4 +1,4 @@
-"""The artifact of a pipeline run: what ran and why, what serves now, where to read on."""
+"""The artifacts of a pipeline run and of a night: what ran and why, what serves now, where to read on."""
 
 from __future__ import annotations
 
@@ -38,9 +38,18 @@ def pipeline_page(done: list[Ran], reports: list[tuple[str, str]], left: list[st
         why = " ".join(each.message.split()).removeprefix(f"{each.stage} ran: ").replace("|", "\\|")
         shown = "" if each.state == "Cached" else reasons(why)
         lines.append(f"| {each.stage} | {each.state} | {duration(each.seconds)} | {shown} |")
-    if reports:
-        lines += ["", "**What came of it:** " + " · ".join(f"[{title}]({page})" for title, page in reports)]
-    return "\n".join([*lines, "", *serving()])
+    return "\n".join([*lines, *links(reports), "", *serving()])
+
+
+def night_page(said: str, missed: list[str], reports: list[tuple[str, str]]) -> str:
+    """Markdown: what a night did, in a sentence; the pages of its stages; what serves. missed: nights it stands for too."""
+    late = f"\n\nIt stands for {len(missed)} more that were missed: {', '.join(missed)}." if missed else ""
+    return "\n".join(["# Nightly", "", f"{said[0].upper()}{said[1:]}.{late}", *links(reports), "", *serving()])
+
+
+def links(reports: list[tuple[str, str]]) -> list[str]:
+    """Markdown lines with these pages, if there are any."""
+    return ["", "**What came of it:** " + " · ".join(f"[{title}]({page})" for title, page in reports)] if reports else []
 
 
 def reasons(why: str) -> str:
@@ -87,8 +96,8 @@ def version_link(name: str, version: str) -> str:
     return f"[version {version}]({page})" if mlflow_page() else f"version {version}"
 
 
-def reports_since(began: float) -> list[tuple[str, str]]:
-    """(name, page) of the artifacts that stages of this folder's pipeline have published since; seconds since 1970."""
+def reports_since(began: float, besides: str = "pipeline") -> list[tuple[str, str]]:
+    """(name, page) of the artifacts published since, but for one's own `besides`; seconds since 1970."""
     from datetime import UTC, datetime
 
     from prefect.client.orchestration import get_client
@@ -100,4 +109,4 @@ def reports_since(began: float) -> list[tuple[str, str]]:
     with get_client(sync_client=True) as client:
         found = client.request("POST", "/artifacts/latest/filter", json={"sort": "CREATED_DESC", "limit": 100}).json()
     fresh = [each for each in reversed(found) if each.get("key") and datetime.fromisoformat(each["created"]) >= then]
-    return [(each["key"], f"{base}/artifacts/key/{each['key']}") for each in fresh if each["key"] != "pipeline"]
+    return [(each["key"], f"{base}/artifacts/key/{each['key']}") for each in fresh if each["key"] != besides]

@@ -154,7 +154,10 @@ def test_new_models_serve_when_somebody_has_said_yes(up: Up, page):
     page.get_by_role("button", name="Submit").click()
     assert over(up, run, 120)["type"] == "COMPLETED"
     assert champion(up) == str(int(before) + 1)
-    assert "Decided for the new versions: physique-personal version" in artifact(up, page, run, "nightly")
+    text = artifact(up, page, run, "nightly")
+    assert "Decided for the new versions: physique-personal version" in text
+    assert "What came of it:" in text and "physique-personal" in text
+    assert page.get_by_role("link", name="continual", exact=True).count() == 1
 
 
 def champion(up: Up) -> str:

@@ -180,7 +180,7 @@ def _notes(target: Target, done: Done) -> list[str]:
     commits = git_commits(target)
     if commits:
         some = ", ".join(commits[:5]) + (" …" if len(commits) > 5 else "")
-        notes.append(f"git: {len(commits)} commits name it ({some}); history is not rewritten here, `git filter-repo` can")
+        notes.append(f"git: commits that name it: {len(commits)} ({some}); history is not rewritten, `git filter-repo` can")
     notes += [f"{each} keeps a database of its own, which was not searched; run this there too" for each in done.unsearched]
     what = {
         "user": "the prior over users is estimated anew, and everybody's entry with it",
