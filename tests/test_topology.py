@@ -21,6 +21,7 @@ from tasks.engines import free_port
 from tests import cluster
 from tests.conftest import small_params
 from tests.infra_cases import INFRA
+from tests.test_forget import grep, texts
 from tests.topology import Topology, topology
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -30,14 +31,14 @@ import pyarrow as pa
 from tasks.reviews import Person, invite, offer, open_store, save
 from tasks.tables import read_shards
 
-store, uli = open_store(), Person("uli", "user")
+store, ulrike = open_store(), Person("ulrike", "user")
 photos = sorted(read_shards("data/cohort/photos", ["photo_id"])["photo_id"].to_pylist())[:20]
-invite(store, "uli", "user")
+invite(store, "ulrike", "user")
 scores = [{"photo_id": photo, "appearance": 4.0, "health": 5.0, "posture": 6.0} for photo in photos]
-offer(store, "uli", pa.Table.from_pylist(scores), "bank/1")
+offer(store, "ulrike", pa.Table.from_pylist(scores), "bank/1")
 for place, photo in enumerate(photos):
     rating = {"photo_id": photo, "appearance": place % 9 + 0.5, "health": None, "posture": 5.0}
-    save(store, uli, f"one-{place:06d}", "rating", rating)
+    save(store, ulrike, f"one-{place:06d}", "rating", rating)
 print(store.url.drivername)
 """
 MODELS = """
@@ -55,6 +56,9 @@ from ray.util.state import list_actors
 found = list_actors(address=sys.argv[1], limit=10000)
 print(json.dumps([[each.class_name, each.node_id] for each in found]))
 """
+
+
+DATABASES = ("prefect", "mlflow", "mlflow_users", "reviews")
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +146,7 @@ def test_the_image_that_serves_finds_the_champion_and_answers(stack: Topology):
     stack.start("serve", json.loads(line))
     stack.answers("serve", f"http://127.0.0.1:{port}/ping")
     photo = next((stack.checkout.folder / "data/mannequins/photos").glob("*.jpg"))
-    row = {"user_id": "uli", "image": base64.b64encode(photo.read_bytes()).decode()}
+    row = {"user_id": "ulrike", "image": base64.b64encode(photo.read_bytes()).decode()}
     asked = {"dataframe_records": [row, {"user_id": "somebody", "image": "bm90aGluZw=="}]}
     answer = httpx.post(f"http://127.0.0.1:{port}/invocations", json=asked, trust_env=False, timeout=120)
     first, second = answer.raise_for_status().json()["predictions"]
@@ -157,6 +161,43 @@ def test_without_its_password_nothing_answers(stack: Topology):
     words = ["python", "-c", "import ray, sys; ray.init(address=sys.argv[1])", stack.nodes.address]
     stranger = stack.checkout.environment | {"RAY_AUTH_TOKEN": "x" * 40}
     assert subprocess.run(words, env=stranger, capture_output=True, timeout=120).returncode != 0
+
+
+def test_who_is_forgotten_is_in_no_folder_no_database_and_no_object(stack: Topology):
+    """By the means of this test: bytes of files and objects, decoded where they are packed, and dumps of the databases."""
+    people = {"ulrike": b"ulrike", "expert-02": b"expert-02"}
+    before = traces(stack, *people.values())
+    for place, there in {"reviews": b"ulrike", "prefect": b"expert-02", "mlflow": b"expert-02"}.items():
+        assert (f"database {place}", there) in before
+    assert any(place.startswith("dvc/") for place, _ in before) and any(place.startswith("mlflow/") for place, _ in before)
+    for name in people:
+        said = stack.checkout.run("flows.cli", "forget", name).stdout
+        assert "not searched" not in said, said
+    assert traces(stack, *people.values()) == []
+
+
+def traces(stack: Topology, *needles: bytes) -> list[tuple[str, bytes]]:
+    """(place, needle) of all that is found in the checkout, in the store's objects and in the databases."""
+    found = grep(stack.checkout.folder, *needles)
+    copy = stack.folder / "object"
+    for key in stack.store.keys("physique"):
+        copy = copy.with_suffix(Path(key).suffix)
+        copy.write_bytes(stack.store.client().get_object(Bucket="physique", Key=key)["Body"].read())
+        found += [(key, needle) for needle in needles if any(needle in text for text in [*texts(copy), key.encode()])]
+        copy.unlink()
+    for name in DATABASES:
+        said = dump(stack, name)
+        found += [(f"database {name}", needle) for needle in needles if needle in said]
+    return found
+
+
+def dump(stack: Topology, name: str) -> bytes:
+    """All that a database holds, in words."""
+    program = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_dump"))[-1]
+    words, how = [program, stack.database.url(name)], {"capture_output": True, "check": True}
+    said = subprocess.run(words, env=stack.database.environment, **how).stdout
+    assert len(said) > 1000
+    return said
 
 
 def test_no_secret_that_was_given_is_in_anything_that_was_written(stack: Topology):
@@ -175,11 +216,7 @@ def test_no_secret_that_was_given_is_in_anything_that_was_written(stack: Topolog
     for key in stack.store.keys("physique"):
         if names := held(stack.store.client().get_object(Bucket="physique", Key=key)["Body"].read()):
             found[key] = names
-    dump = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_dump"))[-1]
-    for name in ("prefect", "mlflow", "mlflow_users", "reviews"):
-        url = stack.database.url(name)
-        done = subprocess.run([dump, url], env=stack.database.environment, capture_output=True, check=True)
-        assert len(done.stdout) > 1000
-        if names := held(done.stdout):
+    for name in DATABASES:
+        if names := held(dump(stack, name)):
             found[f"database {name}"] = names
     assert len(places) > 500 and found == {}

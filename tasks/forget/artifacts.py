@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 
@@ -79,6 +80,29 @@ def remote_models() -> list[str]:
     for model in client.search_registered_models(filter_string="name LIKE 'physique-%'"):
         places |= {location_of(version.source) for version in client.search_model_versions(f"name = '{model.name}'")}
     return sorted(place for place in places if place and local_path(place) is None)
+
+
+def remote_runs() -> list[str]:
+    """Locations of the runs' own files that lie elsewhere."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    places = {run.info.artifact_uri for run in all_runs(client, experiments)}
+    return sorted(place for place in places if local_path(place) is None)
+
+
+def all_runs(client: Any, experiments: list[str]) -> Iterator[Any]:
+    """Every run of these experiments, deleted ones too."""
+    from mlflow.entities import ViewType
+
+    token = None
+    while experiments:
+        page = client.search_runs(experiments, run_view_type=ViewType.ALL, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 @contextmanager

@@ -18,13 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.forget.artifacts import delete_artifacts, local_copy, local_models, local_roots, remote_models
+from tasks.forget.artifacts import delete_artifacts, local_copy, local_models, local_roots, remote_models, remote_runs
+from tasks.forget.logged import examples, runs
 from tasks.forget.target import Target
-from tasks.tables import write_text
 
 STALE = "stale"
 REPLACED = "forget.until"
 """Tag of a version that has to go as soon as another one serves."""
+BEHIND = "MLFLOW_BACKEND_STORE_URI"
+"""Environment variable by which `mlflow server` is told its database; it is searched here, where it can be reached."""
 _BUNDLE = "artifacts/bundle"
 
 
@@ -48,7 +50,7 @@ class Models:
                 found += [f"{path}: {what}" for path in files if path.is_file() for what in in_file(path, target)]
         for root in local_roots():
             found += in_folder(root, target)
-        for place in remote_models():
+        for place in [*remote_models(), *remote_runs()]:
             with local_copy(place, "") as folder:
                 found += [f"{place}: {what}" for what in in_folder(folder, target)]
         return found
@@ -66,9 +68,8 @@ class Models:
 
         _own_models(target, count)
         _banks(target, count)
-        _examples(target, count)
-        if not target.is_photo:
-            _runs(target, count)
+        examples(target, count)
+        runs(target, count)
         engine = database()
         if engine is not None:
             counts |= {f"rows of {name}": rows for name, rows in erase(engine, target).items()}
@@ -97,11 +98,13 @@ def directly() -> Iterator[None]:
 
 
 def database() -> Any:
-    """SQLAlchemy's engine of the tracking database; None where a server stands before it."""
+    """SQLAlchemy's engine of the tracking database, behind a server that of MLFLOW_BACKEND_STORE_URI; None without one."""
     import mlflow
     import sqlalchemy as sa
 
     uri = mlflow.get_tracking_uri()
+    if uri.startswith("http"):
+        uri = os.environ.get(BEHIND, "")
     if uri.startswith("sqlite"):
         path = sa.make_url(uri).database
         return sa.create_engine(uri, connect_args={"timeout": 60}) if path and Path(path).is_file() else None
@@ -202,50 +205,10 @@ def _banks(target: Target, count: Any) -> None:
                 count("versions marked as stale")
 
 
-def _examples(target: Target, count: Any) -> None:
-    """Text beside a bundle that names it: examples of what a model is asked, as they once were."""
-    for place in local_models():
-        for path in [*place.glob("artifacts/*.json"), *place.glob("artifacts/code/model/*.py")]:
-            text = path.read_text(encoding="utf-8")
-            if target.in_bytes(text.encode()):
-                write_text(target.without_name(text), path)
-                count("examples")
-
-
 def _stale(name: str, version: str, why: str) -> None:
     from mlflow import MlflowClient
 
     MlflowClient().set_model_version_tag(name, version, STALE, why)
-
-
-def _runs(target: Target, count: Any) -> None:
-    """Runs of the person alone (`personal-full`) are deleted, cards of theirs in a run of many."""
-    from mlflow import MlflowClient
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    client = MlflowClient()
-    experiments = [each.experiment_id for each in client.search_experiments()]
-    for run in _all_runs(client, experiments):
-        if run.data.params.get("user") == target.id and run.data.tags.get("physique.stage") == "personal-full":
-            client.delete_run(run.info.run_id)
-            count("runs")
-        repository = get_artifact_repository(run.info.artifact_uri)
-        cards = {Path(each.path).name for each in repository.list_artifacts("cards")}
-        for name in cards.intersection(target.models):
-            repository.delete_artifacts(f"cards/{name}")
-            count("model cards")
-
-
-def _all_runs(client: Any, experiments: list[str]) -> Iterator[Any]:
-    from mlflow.entities import ViewType
-
-    token = None
-    while experiments:
-        page = client.search_runs(experiments, run_view_type=ViewType.ALL, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _expert_in(bundle: Path, target: Target) -> bool:

@@ -78,11 +78,12 @@ def databases() -> list[sa.Engine]:
 
 
 def elsewhere() -> str:
-    """The address of a Prefect server that is not on this machine; '' where there is none."""
+    """The address of a Prefect server whose database is neither on this machine nor named; '' where there is none."""
     from prefect.settings import PREFECT_API_URL
 
     url = PREFECT_API_URL.value() or ""
-    return "" if not url or any(host in url for host in ("127.0.0.1", "localhost", "[::1]")) else url
+    named = any(not engine.url.drivername.startswith("sqlite") for engine in databases())
+    return "" if not url or named or any(host in url for host in ("127.0.0.1", "localhost", "[::1]")) else url
 
 
 def _results() -> Path:

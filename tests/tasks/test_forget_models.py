@@ -16,9 +16,28 @@ from tasks.forget.target import Target
 from tasks.forgotten import remember
 from tasks.registry import PERSONAL, champion_bundle, promote
 from tasks.rollback import rollback_user
-from tests.tasks.test_rollback import checkout
+from tests.cluster import S3, s3
+from tests.tasks.test_rollback import Checkout, checkout
 
 __all__ = ["checkout"]
+
+
+@pytest.fixture
+def distant(tmp_path, monkeypatch):
+    """The same registry, its files in an S3 store."""
+    from tasks.registry import EXPERIMENT
+
+    monkeypatch.chdir(tmp_path)
+    with s3() as store:
+        for name, value in (store.environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}).items():
+            monkeypatch.setenv(name, value)
+        mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+        mlflow.create_experiment(EXPERIMENT, artifact_location=store.bucket("models"))
+        made = Checkout(tmp_path)
+        made.night([0, 1, 2], 0)
+        made.register("2")
+        yield made, store
+        mlflow.set_tracking_uri(None)
 
 
 class Killed(BaseException):
@@ -85,6 +104,44 @@ def test_an_experts_network_serves_nameless_until_another_version_does(checkout)
     assert drop_replaced() == 1
     assert {each.version for each in MlflowClient().search_model_versions(f"name = '{PERSONAL}'")} == {3}
 
+
+def test_nobody_stays_in_models_and_sources_on_s3(distant):
+    made, store = distant
+    user, expert = made.cohort.users[0], open_bank(made.bank).basis.experts[0]
+    with mlflow.start_run(experiment_id=mlflow.get_experiment_by_name("physique").experiment_id) as run:
+        mlflow.log_text(f"+ photos of {user} and {expert} are blurred\n", "source/README.md")
+    for target in (Target("user", user), Target("expert", expert)):
+        remember(target.entries)
+        assert named(store, target)
+        Models().remove(target)
+        assert Models().find(target) == [] and named(store, target) == []
+    (left,) = [key for key in store.keys("models") if run.info.run_id in key]
+    assert held(store, left).endswith(b"are blurred\n")
+    served = open_bank(champion_bundle(PERSONAL) / "bank")
+    assert user not in served.users and len(served) == len(made.cohort.users) - 1
+    assert served.basis.experts[0].startswith("forgotten-")
+
+
+def named(store: S3, target: Target) -> list[str]:
+    """Objects that name it, as bytes."""
+    return [key for key in store.keys("models") if target.in_bytes(held(store, key)) or target.names_it(key)]
+
+
+def held(store: S3, key: str) -> bytes:
+    return store.client().get_object(Bucket="models", Key=key)["Body"].read()
+
+
+def test_the_database_behind_a_server_is_searched_where_it_is_named(tmp_path, monkeypatch):
+    from tasks.forget.models import database, elsewhere
+
+    base = f"sqlite:///{tmp_path}/mlflow.db"
+    mlflow.set_tracking_uri(base)
+    MlflowClient().create_registered_model("physique-personal", description="of user-0001")
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:9")
+    assert elsewhere() == "http://127.0.0.1:9" and database() is None
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", base)
+    assert elsewhere() == "" and str(database().url) == base
+    mlflow.set_tracking_uri(None)
 
 
 def test_under_up_the_store_is_opened_without_its_server_whose_log_would_tell(tmp_path, monkeypatch):
