@@ -178,6 +178,7 @@ cp data/mesh/*.parquet {kept}
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_it_with_a_line_and_it_goes_on_where_it_was(split: Checkout, tmp_path: Path):
     may = ["unshare", *([] if os.geteuid() == 0 else ["-r"]), "-m"]
     tried = subprocess.run([*may, "sh", "-c", "mount -t tmpfs tmpfs /mnt"], capture_output=True)

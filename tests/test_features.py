@@ -1,5 +1,7 @@
 """The whole DAG on items that are vectors: no mesh, no image encoder, and everything after them as for photos.
 
+Five minutes: `uv run pytest -m slow tests/test_features.py`.
+
 Runs in the tests' checkout, with a registry of its own, and puts the checkout back.
 """
 
@@ -17,7 +19,7 @@ from tasks.tables import read_json, read_shards, read_table
 from tests.conftest import Checkout, small_params
 from tests.tasks.item_cases import tastes
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
