@@ -17,10 +17,12 @@ def rollback(
     """
     from tasks.faults import told
     from tasks.intake.quarantine import BadInput
+    from tasks.once import in_turn
     from tasks.rollback import rollback_to, rollback_user
 
     with told():
         if (user is None) == (to is None):
             raise BadInput("rollback: name a USER, or --to VERSION for everybody")
-        made = rollback_user(user) if user is not None else rollback_to(str(to))
+        with in_turn("rollback"):
+            made = rollback_user(user) if user is not None else rollback_to(str(to))
     typer.echo(f"serving: {made['name']} version {made['version']}")

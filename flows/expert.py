@@ -7,6 +7,7 @@ from typing import Literal
 
 from prefect import flow
 
+from tasks.once import in_turn
 from tasks.one_expert import train_expert
 from tasks.params import load_params
 from tasks.stage import publish
@@ -24,6 +25,7 @@ def expert(expert: str, serve: Literal["if better", "always", "never"] = "if bet
         serve: Whether the new version serves from now on. Better: a higher mean rank correlation on photos of the split
             test, which no training has seen.
     """
-    made = train_expert(expert, serve, load_params())
+    with in_turn("training of an expert"):  # whom nobody forgets meanwhile
+        made = train_expert(expert, serve, load_params())
     publish("expert", made.page)
     return made.said

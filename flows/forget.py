@@ -12,6 +12,7 @@ from prefect.input import RunInput, delete_flow_run_input
 
 from tasks.forget.report import page
 from tasks.forget.run import forget as forget_everywhere
+from tasks.intake.quarantine import BadInput
 from tasks.stage import publish, say
 
 WAIT_S = 3600
@@ -49,7 +50,11 @@ def forget(
     if not asked.name.strip():
         raise ValueError("forget: no name was given; nothing was done")
     which = None if kind == "whatever is called so" else kind
-    done = forget_everywhere(asked.name.strip(), which, own_files, only_look, say=say)
+    name = asked.name.strip()
+    try:
+        done = forget_everywhere(name, which, own_files, only_look, say=say)
+    except BadInput as error:  # whose words Prefect keeps
+        raise BadInput(str(error).replace(name, "what was given")) from None
     publish("forget", page(done, only_look))
     if not only_look and not done.clean:
         raise RuntimeError("forget: something is left; on the machine, `physique forget` with the name says what and where")

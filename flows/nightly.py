@@ -5,17 +5,21 @@
 """
 
 import time
+from pathlib import Path
 
 from prefect import flow
 
 from flows.pipeline import pipeline
 from tasks.approval import decide, held
+from tasks.lineage import nights_of
 from tasks.once import alone, catch_up
 from tasks.pipeline_page import night_page, reports_since
 from tasks.stage import publish, run, say
 
 RESTED = "nothing new: no feedback has come since the last night, and its personal models go on serving"
 LEARNED = "feedback was learned: the personal models that passed the gate serve now"
+ANEW = "no new feedback; what personal models are made from has changed, so they were brought up to date"
+BANK = Path("artifacts/continual")
 
 
 @flow
@@ -39,9 +43,11 @@ def nightly(approve: bool = False) -> dict[str, str]:
         missed = catch_up()
         if missed:
             say(f"nights that were missed are caught up in this one: {', '.join(missed)}")
+        before = nights_of(BANK)
         with held(approve):
             done = pipeline(stage="evaluate")
-        said = RESTED if done["continual"] == "Cached" else LEARNED
+        rested = RESTED if done["continual"] == "Cached" else ANEW
+        said = LEARNED if set(nights_of(BANK)) - set(before) else rested
         if approve:
             said = decide() or said
         say(said)

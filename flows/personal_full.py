@@ -10,6 +10,7 @@ from pathlib import Path
 from prefect import flow
 
 from tasks.full_personal import against_expert, full_page, full_settings, register_full, train_full
+from tasks.once import in_turn
 from tasks.params import load_params
 from tasks.stage import publish
 
@@ -28,13 +29,14 @@ def personal_full(
 ) -> str:
     """Train from the user's expert on, judge on the user's own test photos, register."""
     params = load_params()
-    config, photos, ratings = full_settings(
-        user, Path(cohort), Path(nights), Path(mesh), Path(embeddings), Path(pretrain), Path(finetune), params
-    )
-    kept = train_full(config, params)
-    found = against_expert(kept, config, photos, ratings)
-    version = register_full(user, kept, config, found, Path(body), Path(meshnet), params)
-    shutil.rmtree(kept)
+    with in_turn("training for a user"):  # whom nobody forgets meanwhile
+        config, photos, ratings = full_settings(
+            user, Path(cohort), Path(nights), Path(mesh), Path(embeddings), Path(pretrain), Path(finetune), params
+        )
+        kept = train_full(config, params)
+        found = against_expert(kept, config, photos, ratings)
+        version = register_full(user, kept, config, found, Path(body), Path(meshnet), params)
+        shutil.rmtree(kept)
     page = full_page(user, version, config, found)
     publish("personal-full", page)
     return page

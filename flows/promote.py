@@ -4,8 +4,11 @@ uv run physique up                          then: promote or rollback → Run in
 uv run physique rollback user-0001          the same as a command
 """
 
+from contextlib import nullcontext
+
 from prefect import flow
 
+from tasks.once import in_turn
 from tasks.promotion import let_serve, promotion_page, serves
 from tasks.registry import PERSONAL
 from tasks.rollback import rollback_user
@@ -23,7 +26,8 @@ def promote(version: int, model: str = PERSONAL) -> str:
         version: Its number in the registry.
         model: physique-personal, or physique-expert-<id>, as MLflow's Models page shows it.
     """
-    before, after = let_serve(model, str(version))
+    with in_turn("promotion") if model == PERSONAL else nullcontext():  # from whose bank a night goes on
+        before, after = let_serve(model, str(version))
     publish("promote", promotion_page("Promoted", model, before, after))
     return f"{model}: version {after} serves, {before or 'none'} did"
 
@@ -37,7 +41,8 @@ def rollback(user: str) -> str:
     Args:
         user: Whose last promotion is taken back. Nobody else is touched.
     """
-    before = serves(PERSONAL)
-    made = rollback_user(user)
+    with in_turn("rollback"):
+        before = serves(PERSONAL)
+        made = rollback_user(user)
     publish("rollback", promotion_page(f"Taken back: {user}", PERSONAL, before, made["version"]))
     return f"{made['name']} version {made['version']} serves"

@@ -94,6 +94,7 @@ def decide(wait: int = WAIT_S) -> str:
     from prefect.exceptions import FlowPauseTimeout
     from prefect.input import RunInput
 
+    from tasks.once import in_turn
     from tasks.stage import publish, say
 
     found = waiting()
@@ -113,6 +114,7 @@ def decide(wait: int = WAIT_S) -> str:
     except FlowPauseTimeout:
         return "nobody decided in time: what served serves on, and the next run asks again"
     yes = answer.let_them_serve
-    settle(found, yes)
+    with in_turn("decision"):
+        settle(found, yes)
     names = ", ".join(f"{each.name} version {each.version if yes else each.serves}" for each in found)
     return f"decided {'for' if yes else 'against'} the new versions: {names} {'serves' if len(found) == 1 else 'serve'}"

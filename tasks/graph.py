@@ -52,11 +52,20 @@ def needed_by(stage: str, folder: Path) -> list[str]:
 
 
 def changes(stage: str) -> list[str]:
-    """Why a stage is stale, a line each; empty when it is up to date."""
+    """Why a stage is stale, a line each; empty when it is up to date. It waits for whoever holds DVC's lock."""
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
-    with Repo() as repo:
-        status = repo.status(targets=[stage])
+    end = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            with Repo() as repo:
+                status = repo.status(targets=[stage])
+            break
+        except LockError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(2)
     lines = []
     for reason in status.get(stage, []):
         if isinstance(reason, str):

@@ -66,6 +66,11 @@ def lineage_of(folder: Path) -> dict[str, Any] | None:
     return read_json(facts).get("lineage") if facts.is_file() and (folder / "bank").is_dir() else None
 
 
+def nights_of(folder: Path) -> list[str]:
+    """Names of the nights that the bank in a folder has learned from."""
+    return [name for name, _ in (lineage_of(folder) or {}).get("nights", [])]
+
+
 def _rule(settings: dict[str, Any]) -> str:
     code = {name: file_hash(ROOT / name) for name in LEARNS}
     return hashlib.sha256(json.dumps([settings, code], sort_keys=True).encode()).hexdigest()

@@ -27,8 +27,11 @@ DUE = ["Scheduled", "Late", "AwaitingConcurrencySlot"]
 
 
 @contextmanager
-def alone(name: str, wait: float = 0.0) -> Iterator[str]:
-    """Hold the lock `name`, waiting up to `wait` seconds; yields '' or, where another holds it still, who that is."""
+def alone(name: str, wait: float = 0.0, what: str = "") -> Iterator[str]:
+    """Hold the lock `name`, waiting up to `wait` seconds; yields '' or, where another holds it still, who that is.
+
+    what: the others are told that this runs, if it is not `name`.
+    """
     from tasks.stage import say
 
     LOCKS.mkdir(parents=True, exist_ok=True)
@@ -44,12 +47,25 @@ def alone(name: str, wait: float = 0.0) -> Iterator[str]:
                 told = True
             time.sleep(1)
         file.truncate(0)
-        json.dump(whoami() | {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "pid": os.getpid(), "what": name}, file)
+        json.dump(whoami() | {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "pid": os.getpid(), "what": what or name}, file)
         file.flush()
         try:
             yield ""
         finally:
             file.truncate(0)
+
+
+@contextmanager
+def in_turn(what: str) -> Iterator[None]:
+    """Hold the pipeline's lock, after whoever holds it: a pipeline would go on from what it read before `what`.
+
+    Raises:
+        TimeoutError: that took more than `WAIT_S`.
+    """
+    with alone("pipeline", wait=WAIT_S, what=what) as other:
+        if other:
+            raise TimeoutError(f"{other}; nothing was done. Run this again when it is over")
+        yield
 
 
 def taken(file: Any) -> bool:

@@ -60,7 +60,9 @@ def train_expert(
         raise BadInput(f"{pretrain / JOINT} is missing, from which experts' models start; run the stage pretrain again")
     workers, gpus = params.pretrain.workers, params.pretrain.gpus_per_worker
     fit_all(expert_loop, jobs(config), name="expert", workers=workers, cpus_per_worker=0.5, gpus_per_worker=gpus)
-    return _registered(who, serve, config, kept, data, pretrain, params)
+    made = _registered(who, serve, config, kept, data, pretrain, params)
+    shutil.rmtree(work)
+    return made
 
 
 def _registered(

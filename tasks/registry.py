@@ -58,7 +58,7 @@ def registered_name(prefix: str, rater_id: str) -> str:
 
 
 def use_tracking() -> None:
-    """Point MLflow at MLFLOW_TRACKING_URI, or at this folder's own store."""
+    """Point MLflow at MLFLOW_TRACKING_URI, else the server that `physique up` was given, else this folder's own store."""
     # Our artifacts are local copies of a few files: a bar of them is noise, whoever wants it may set it to true.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Artifacts on S3: without these a store that refuses for seven seconds ends the stage; with them it may for a minute.
@@ -66,9 +66,13 @@ def use_tracking() -> None:
     os.environ.setdefault("AWS_MAX_ATTEMPTS", "15")
     import mlflow
 
+    from tasks.stack.running import given_mlflow
+
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
+    if not os.environ.get("MLFLOW_TRACKING_URI") and (given := given_mlflow()):
+        mlflow.set_tracking_uri(given)
+    elif not os.environ.get("MLFLOW_TRACKING_URI"):
         mlflow.set_tracking_uri("sqlite:///mlflow.db")
         if mlflow.get_experiment_by_name(EXPERIMENT) is None:
             mlflow.create_experiment(EXPERIMENT, artifact_location=Path("mlartifacts").resolve().as_uri())

@@ -69,6 +69,7 @@ def reproduce(uri: str, say: Say, keep: Path | None = None) -> Reproduced:
         same = compare(_bundle(version.name, version.version), _made(folder, version.name))
         return Reproduced(version, same, packages)
     finally:
+        (folder / ".dvc/config.local").unlink(missing_ok=True)  # remotes as they are here, keys included
         if keep is None:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -51,7 +51,7 @@ def cancelled(flow: Any) -> Iterator[Any]:
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(CANCELLED_CODE))  # else it ends before it has told
     try:
         yield flow.with_options(on_running=[*flow.on_running_hooks, begun])
-    except (TerminationSignal, SystemExit) as error:
+    except (TerminationSignal, SystemExit, KeyboardInterrupt) as error:
         if isinstance(error, SystemExit) and error.code != CANCELLED_CODE:
             raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -14,7 +14,7 @@ WORK = Path(".physique")
 PENDING, RECORDS = WORK / "forgetting.json", WORK / "forgotten"
 DATABASES = ("reviews.db", "review_demo.db", "prefect.db")
 """In .physique: places of their own."""
-RUNS = ("experts", "full", "train")
+RUNS = ("experts", "full", "one-expert", "train")
 """Of .physique: trainings that were interrupted or are kept to go on; they begin anew."""
 LEARNED = ("pretrain", "finetune", "continual")
 """Of artifacts: what holds an expert's network, or is built on it."""

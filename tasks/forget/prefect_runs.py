@@ -7,14 +7,19 @@ reached from here, which is said.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from tasks.engines import STATE
 from tasks.forget.target import Target
+from tasks.stack.parts import PREFECT
+from tasks.tables import read_json
 
 UP = Path(".physique/prefect.db")
-"""Of `physique up`."""
+"""Of `physique up`, unless it was given another."""
+BEHIND = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 ROWS = frozenset({
     "log", "artifact", "artifact_collection", "events", "event_resources", "flow_run", "task_run", "flow_run_input",
     "flow_run_state", "task_run_state", "task_run_state_cache",
@@ -78,12 +83,24 @@ def databases() -> list[sa.Engine]:
 
 
 def elsewhere() -> str:
-    """The address of a Prefect server whose database is neither on this machine nor named; '' where there is none."""
+    """The address of a Prefect server whose database is neither one of ours nor named; '' where there is none.
+
+    An address of the loopback says little: a container's port looks like that.
+    """
     from prefect.settings import PREFECT_API_URL
 
-    url = PREFECT_API_URL.value() or ""
-    named = any(not engine.url.drivername.startswith("sqlite") for engine in databases())
-    return "" if not url or named or any(host in url for host in ("127.0.0.1", "localhost", "[::1]")) else url
+    from tasks.stack.running import running
+
+    up = running()
+    url = PREFECT_API_URL.value() or (up.prefect if up is not None else "")
+    if not url or os.environ.get(BEHIND) or any(not engine.url.drivername.startswith("sqlite") for engine in databases()):
+        return ""
+    if up is not None and url == up.prefect:
+        files = [Path(f"{UP}{end}") for end in ("", "-wal")]
+        ours = PREFECT in up.parts and any(file.is_file() and file.stat().st_mtime > up.own.at for file in files)
+    else:
+        ours = any(read_json(path).get("prefect") == url for path in STATE.parent.glob(f"{STATE.name}-*.json"))
+    return "" if ours else url
 
 
 def _results() -> Path:

@@ -125,12 +125,12 @@ def _pending(name: str) -> tuple[Target, dict[str, dict[str, int]]] | None:
     target = Target.from_json(known["target"])
     if name in (target.id, *target.names, *(each.rsplit("/", 1)[-1] for each in target.names)):
         return target, known["removed"]
-    raise BadInput(f"forget: {target.id} is not forgotten entirely yet; first `physique forget {target.id}` again")
+    raise BadInput(f"forget: somebody else is not forgotten entirely yet; first the same again for whom {PENDING} names")
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """With DVC's lock.
+    """With DVC's lock, and that of the pipeline, which holds DVC's only while a stage runs.
 
     Raises:
         BadInput: a `dvc repro`, the pipeline or a night is running in this checkout.
@@ -138,8 +138,12 @@ def alone() -> Iterator[None]:
     from dvc.lock import LockError
     from dvc.repo import Repo, lock_repo
 
+    from tasks.once import alone as only_one
+
     busy = "forget: a pipeline or a night is running in this checkout; wait until it is done, nothing was changed"
-    with Repo() as repo:
+    with only_one("pipeline") as other, Repo() as repo:
+        if other:
+            raise BadInput(busy)
         try:
             lock = lock_repo(repo)
             lock.__enter__()
@@ -181,7 +185,8 @@ def _notes(target: Target, done: Done) -> list[str]:
     if commits:
         some = ", ".join(commits[:5]) + (" …" if len(commits) > 5 else "")
         notes.append(f"git: commits that name it: {len(commits)} ({some}); history is not rewritten, `git filter-repo` can")
-    notes += [f"{each} keeps a database of its own, which was not searched; run this there too" for each in done.unsearched]
+    unnamed = "may keep a database of its own, which was not searched: it is not named (docs/forget.md)"
+    notes += [f"{each} {unnamed}" for each in done.unsearched]
     what = {
         "user": "the prior over users is estimated anew, and everybody's entry with it",
         "expert": "every expert's model, the prior and all entries are made anew without them",

@@ -149,7 +149,7 @@ def scrub_lines(path: Path, target: Target) -> int:
     lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(keepends=True)
     kept = [line for line in lines if not target.names_it(line)]
     if len(kept) < len(lines):
-        write_bytes("".join(kept).encode("utf-8", "surrogateescape"), path)
+        path.write_bytes("".join(kept).encode("utf-8", "surrogateescape"))  # in place: whoever writes it goes on in it
     return len(lines) - len(kept)
 
 

@@ -82,6 +82,12 @@ def written(path: Path = STATE) -> Running | None:
         return None
 
 
+def given_mlflow() -> str:
+    """The MLflow server that `physique up` here uses and has not started; '' where there is none."""
+    up = running()
+    return up.mlflow if up is not None and up.mlflow and "MLflow" not in up.parts else ""
+
+
 def running(path: Path = STATE) -> Running | None:
     """What runs in this folder now; None if nothing is up."""
     found = written(path)

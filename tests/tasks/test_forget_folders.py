@@ -89,3 +89,41 @@ def test_a_report_goes_whole_when_it_names_somebody_or_may_show_a_photo(own):
         Path("report/plots").mkdir(parents=True, exist_ok=True)
         Path("report/index.html").write_text("<p>user-u says …</p>")
         assert bool(Report(Path("report")).remove(target)) is goes and Path("report").exists() is not goes
+
+
+@pytest.mark.parametrize("kind", ["expert", "user", "photo"])
+def test_networks_of_interrupted_trainings_go_whole_as_they_name_nobody(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one-expert/kept/models/003.safetensors", "full/run/models/000.safetensors", "kept.txt"):
+        (WORK / name).parent.mkdir(parents=True, exist_ok=True)
+        (WORK / name).write_bytes(b"weights")
+    Folder(WORK).remove(Target(kind, "ab" * 32))
+    assert [str(path.relative_to(WORK)) for path in WORK.rglob("*") if path.is_file()] == ["kept.txt"]
+
+
+def test_a_log_that_is_being_written_loses_lines_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (WORK / "logs").mkdir(parents=True)
+    with (WORK / "logs/mlflow.log").open("ab", buffering=0) as log:
+        log.write(b"GET user-0007\nGET others\n")
+        Folder(WORK).remove(Target("user", "user-0007"))
+        log.write(b"GET more\n")
+    assert (WORK / "logs/mlflow.log").read_bytes() == b"GET others\nGET more\n"
+
+
+def test_a_form_that_is_refused_tells_prefect_no_name(monkeypatch):
+    from types import SimpleNamespace
+
+    import flows.forget as form
+
+    asked = SimpleNamespace(name=" anna ", metadata=SimpleNamespace(key="key"))
+    monkeypatch.setattr(form, "pause_flow_run", lambda **_: asked)
+    monkeypatch.setattr(form, "delete_flow_run_input", lambda _: None)
+
+    def refused(name: str, *_: object, **__: object) -> None:
+        raise BadInput(f"forget: {name} is no rater")
+
+    monkeypatch.setattr(form, "forget_everywhere", refused)
+    with pytest.raises(BadInput, match="forget: what was given is no rater") as caught:
+        form.forget.fn()
+    assert caught.value.__suppress_context__

@@ -164,3 +164,41 @@ def test_under_up_the_store_is_opened_without_its_server_whose_log_would_tell(tm
     state.write()
     with directly():
         assert elsewhere() == server and database() is None
+
+
+def test_a_prefect_on_the_loopback_is_searched_only_where_its_database_is_ours(tmp_path, monkeypatch):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from tasks.forget.prefect_runs import BEHIND, UP, elsewhere
+    from tasks.stack.running import Begun, Running
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    server, mine = "http://127.0.0.1:9/api", Begun.of(os.getpid())
+    (tmp_path / ".physique").mkdir()
+    with temporary_settings({PREFECT_API_URL: server}):
+        assert elsewhere() == server  # a container's port, say
+        (tmp_path / ".physique/engines-7.json").write_text(f'{{"prefect": "{server}"}}')
+        assert elsewhere() == ""
+    up = Running(mine, "t", "now", server, "", "", parts={"Prefect": [mine]})
+    up.write()
+    assert elsewhere() == server  # on a database that it alone was told
+    UP.touch()
+    assert elsewhere() == ""
+    UP.unlink()
+    monkeypatch.setenv(BEHIND, "postgresql+asyncpg://me@127.0.0.1/prefect")
+    assert elsewhere() == ""
+
+
+def test_a_command_uses_the_server_that_up_was_given(tmp_path, monkeypatch):
+    from tasks.stack.running import Begun, Running, given_mlflow
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".physique").mkdir()
+    mine = Begun.of(os.getpid())
+    up = Running(mine, "t", "now", "", "http://far:5000", "", parts={"MLflow": [mine]})
+    up.write()
+    assert given_mlflow() == ""  # its own, whose store is the file here
+    up.parts = {}
+    up.write()
+    assert given_mlflow() == "http://far:5000"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.once import LOCKS, alone
+from tasks.once import LOCKS, alone, in_turn
 from tests.conftest import ROOT
 
 HOLDS = """
@@ -50,6 +51,19 @@ def test_waiting_ends_when_the_time_is_over_and_says_so(holding, capsys):
     with alone("nightly", wait=1.5) as other:
         assert other
     assert "this one waits for it" in capsys.readouterr().err
+
+
+def test_what_changes_the_bank_comes_after_the_pipeline_that_builds_on_it(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    code = HOLDS.replace('"nightly"', '"pipeline"').replace("signal.pause()", "signal.sigtimedwait([], 3)")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    with in_turn("rollback"):
+        assert process.wait(1) == 0
+        with alone("pipeline") as other:
+            assert f"another rollback (pid {os.getpid()}) has been running" in other
+    assert "another pipeline" in capsys.readouterr().err
 
 
 def test_choices_of_the_form_are_the_stages_of_the_graph():
