@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -45,4 +46,6 @@ def down() -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    """A terminal that is gone, or a full disk under what is printed to, ends nothing that is being looked after."""
+    with suppress(OSError):
+        print(line, flush=True)

@@ -64,6 +64,7 @@ class Stack:
         self.led = {part.name: Led(part) for part in plan.parts}
         self.asked_to_stop = 0
         self.short_of_room = False
+        self.unwritten = False
         self.unheard: set[str] = set()
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         own = Begun.of(os.getpid())
@@ -86,14 +87,23 @@ class Stack:
                     self._killed_runs()
                 if not self.state.ready and all(led.once_up for led in self.led.values()):
                     self.state.ready = True
-                    self.state.write()
+                    self._write()
                     ready(time.monotonic() - began)
                 time.sleep(TICK_S)
         finally:
             self._end()
 
-    def _stop(self, *_: object) -> None:
-        self.asked_to_stop += 1
+    def _stop(self, signum: int, *_: object) -> None:
+        if signum != signal.SIGHUP or not self.asked_to_stop:  # the shell and the kernel both tell of a lost terminal
+            self.asked_to_stop += 1
+
+    def _write(self) -> None:
+        """Write the state down; where that fails (a full disk) it is tried again at the next look, and all runs on."""
+        try:
+            self.state.write()
+            self.unwritten = False
+        except OSError:
+            self.unwritten = True
 
     def _tend(self, led: Led, look: bool) -> None:
         """One part, a moment: start it if it is time, see whether it answers, or has died."""
@@ -139,7 +149,7 @@ class Stack:
         with suppress(Exception):  # it may have ended already
             led.begun.append(Begun.of(led.process.pid))
         self.state.parts[led.part.name] = led.begun
-        self.state.write()
+        self._write()
 
     def _first(self) -> None:
         """Before the worker begins: runs that an earlier life left unfinished are not running any more."""
@@ -175,6 +185,8 @@ class Stack:
     def _housekeeping(self) -> None:
         for led in self.led.values():
             rotate(led.log)
+        if self.unwritten:
+            self._write()
         short = _room(self.folder) < LEAST_BYTES
         if short and not self.short_of_room:
             self.say(no_room(self.folder) + "; what runs now may fail, and goes on when it is run again")
