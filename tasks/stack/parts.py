@@ -20,6 +20,8 @@ POOL = "physique"
 """Work pool of prefect.yaml's deployments."""
 WORKER_LIMIT = 4
 """Flow runs at a time: late ones of a schedule must not start all at once (`tasks/once.py`)."""
+PRIVATE = ("10.*", "192.168.*", *(f"172.{number}.*" for number in range(16, 32)), "fc00:*", "fd00:*")
+"""Addresses of private networks, under which MLflow may be opened unless it is told of other hosts."""
 PREFECT, MLFLOW, RAY, WORKER, DEPLOYMENTS, REVIEW = "Prefect", "MLflow", "Ray", "worker", "deployments", "review page"
 
 
@@ -175,7 +177,7 @@ def mlflow_server(host: str, shown: str, port: int, address: str, folder: Path, 
     command += ("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}")
     command += ("--default-artifact-root", (folder / "mlartifacts").as_uri())
     if shown not in ("127.0.0.1", "localhost"):
-        command += ("--allowed-hosts", f"{shown}:*,{shown},127.0.0.1:*,localhost:*")
+        command += ("--allowed-hosts", ",".join([shown, f"{shown}:*", "127.0.0.1:*", "localhost:*", *PRIVATE]))
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # half a dozen processes for what nobody uses here
     if locked:
         command, quiet = (*command, "--app-name", "basic-auth"), quiet | of_mlflow(folder)
