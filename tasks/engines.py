@@ -118,7 +118,7 @@ def start_ray() -> str:
     attempts = START_ATTEMPTS
     while True:
         try:
-            # The dashboard costs a process of 200 MB and two seconds; `physique up` will start one to look at.
+            # The dashboard costs a process of 200 MB and two seconds; `physique up` starts one to look at.
             context = ray.init(
                 address="local",
                 include_dashboard=False,
@@ -145,6 +145,7 @@ def ray_environment(address: str | None = None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    past_proxy()
     if address.startswith("127.0.0.1:"):
         # Else Ray takes the loopback for this machine's address in the network, and does not find who listens on it alone.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -152,6 +153,18 @@ def ray_environment(address: str | None = None) -> None:
         # A Ray of our own is one machine that nobody takes away and no Prometheus scrapes: two processes less a job.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+
+
+def past_proxy(*names: str) -> None:
+    """Have no proxy between this machine and itself, here and in all that is started from here.
+
+    names: others of this machine than the loopback's.
+    """
+    spellings = ("NO_PROXY", "no_proxy")  # some read the one, some the other, so each gets what either has
+    known = [name.strip() for each in spellings for name in os.environ.get(each, "").split(",") if name.strip()]
+    if "*" not in known:  # it stands for all, but only where it stands alone
+        every = ",".join(dict.fromkeys([*known, "127.0.0.1", "localhost", *names]))
+        os.environ.update(dict.fromkeys(spellings, every))
 
 
 def wait_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
@@ -215,7 +228,8 @@ def engines() -> Iterator[None]:
     secrets: dict[str, str | None] = {}
     if up := running():
         url, address, mlflow = url or up.prefect, address or up.ray, mlflow or up.mlflow
-        secrets = {name: os.environ.get(name) or value for name, value in credentials().items()}
+        kept = credentials(prefect=url == up.prefect, mlflow=mlflow == up.mlflow)
+        secrets = {name: os.environ.get(name) or value for name, value in kept.items()}
     ray_environment(address)
     if not url or not address:
         found = shared(root_process())
@@ -225,7 +239,7 @@ def engines() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in given}
     os.environ.update({name: value for name, value in given.items() if value})
     settings: dict[Any, Any] = {PREFECT_API_URL: url}
-    if secrets:  # Prefect has read its environment long since
+    if "PREFECT_API_AUTH_STRING" in secrets:  # Prefect has read its environment long since
         settings[PREFECT_API_AUTH_STRING] = os.environ["PREFECT_API_AUTH_STRING"]
     try:
         with temporary_settings(settings):

@@ -27,28 +27,31 @@ def outside(host: str) -> bool:
     return host not in ("localhost", "::1") and not host.startswith("127.")
 
 
-def lock(host: str) -> bool:
+def lock(host: str, prefect: bool = True, mlflow: bool = True) -> bool:
     """Put what clients need into this process's environment, if `host` asks for it; whether it does.
 
-    What is there already, of a server that is used and not started, stays.
+    prefect, mlflow: whether that server is started here. To one that is not, clients would send our password: for it there
+    is what the environment has already, and nothing else.
 
     Raises:
         BadInput: the password that is given is too short.
     """
     from tasks.intake.quarantine import BadInput
 
-    if not outside(host):
+    if not outside(host) or not (prefect or mlflow):
         FILE.unlink(missing_ok=True)
         return False
     given = os.environ.get(PASSWORD, "")
     if given and len(given) < LEAST:
         raise BadInput(f"{PASSWORD}: {len(given)} characters; right are {LEAST} or more, or none at all and one is made up")
-    password = given or credentials().get("MLFLOW_TRACKING_PASSWORD") or secrets.token_urlsafe(18)
-    ours = {
-        "MLFLOW_TRACKING_USERNAME": USER,
-        "MLFLOW_TRACKING_PASSWORD": password,
-        "PREFECT_API_AUTH_STRING": f"{USER}:{password}",
-    }
+    last = credentials()
+    before = last.get("MLFLOW_TRACKING_PASSWORD") or last.get("PREFECT_API_AUTH_STRING", "").partition(":")[2]
+    password = given or before or secrets.token_urlsafe(18)
+    ours = {}
+    if prefect:
+        ours["PREFECT_API_AUTH_STRING"] = f"{USER}:{password}"
+    if mlflow:
+        ours |= {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": password}
     kept = {name: os.environ.get(name) or value for name, value in ours.items()}
     FILE.unlink(missing_ok=True)
     with os.fdopen(os.open(FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
@@ -57,12 +60,16 @@ def lock(host: str) -> bool:
     return True
 
 
-def credentials() -> dict[str, str]:
-    """What clients of Prefect and MLflow read from the environment; nothing where no password is asked for."""
+def credentials(prefect: bool = True, mlflow: bool = True) -> dict[str, str]:
+    """What clients of Prefect and MLflow read from the environment; nothing where no password is asked for.
+
+    prefect, mlflow: whether they will ask the server of `physique up`, and not another.
+    """
     try:
-        return json.loads(FILE.read_text())
+        found = json.loads(FILE.read_text())
     except (OSError, ValueError):
         return {}
+    return {name: value for name, value in found.items() if (prefect if name.startswith("PREFECT") else mlflow)}
 
 
 def of_prefect() -> dict[str, str]:

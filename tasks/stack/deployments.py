@@ -7,7 +7,6 @@ nothing is deployed: a schedule that an operator has paused in the UI stays paus
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import socket
 import subprocess
@@ -22,6 +21,7 @@ import httpx
 
 from tasks.stack.parts import POOL
 from tasks.stack.running import CLOCK_S, FOLDER
+from tasks.tables import read_json, write_json
 
 DEPLOYED = FOLDER / "deployed.json"
 STOPPED = "`physique` was stopped while this ran. What was finished is kept: run it again and it goes on from there"
@@ -37,7 +37,7 @@ def deploy(api: str) -> str:
         RuntimeError: no worker came, or Prefect refused; its last words.
     """
     made = {"api": api, "of": fingerprint()}
-    if DEPLOYED.is_file() and json.loads(DEPLOYED.read_text()) == made and deployed(api):
+    if _last() == made and deployed(api):
         return "deployments are as they were"
     end = time.monotonic() + POOL_WAIT_S
     while call(api, "GET", f"/work_pools/{POOL}") is None:  # the worker makes it, with what its kind of pool needs
@@ -49,9 +49,16 @@ def deploy(api: str) -> str:
     if done.returncode:
         said = " ".join((done.stderr.strip() or done.stdout.strip()).split())
         raise RuntimeError(f"prefect deploy failed: {said[-400:]}")
-    FOLDER.mkdir(exist_ok=True)  # nothing has been up in this checkout yet
-    DEPLOYED.write_text(json.dumps(made))
+    write_json(made, DEPLOYED)
     return "deployed"
+
+
+def _last() -> Any:
+    """What was deployed last; None if nothing was, or if the note of it is damaged."""
+    try:
+        return read_json(DEPLOYED)
+    except (OSError, ValueError):
+        return None
 
 
 def fingerprint() -> str:
@@ -133,8 +140,14 @@ def died(run: dict[str, Any]) -> bool:
 
 
 def call(api: str, method: str, path: str, body: Any = None) -> Any:
-    """Prefect's REST API; None where it has no such thing or does not answer."""
-    key, pair = os.environ.get("PREFECT_API_KEY"), os.environ.get("PREFECT_API_AUTH_STRING")
+    """Prefect's REST API; None where it has no such thing or does not answer.
+
+    Who asks is told as Prefect's own clients do: by the environment, else by the user's Prefect profile.
+    """
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
+
+    key = os.environ.get("PREFECT_API_KEY") or PREFECT_API_KEY.value()
+    pair = os.environ.get("PREFECT_API_AUTH_STRING") or PREFECT_API_AUTH_STRING.value()
     about: dict[str, Any] = {"headers": {"Authorization": f"Bearer {key}"}} if key else {}
     if pair:
         about["auth"] = tuple(pair.split(":", 1))

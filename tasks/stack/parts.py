@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 POOL = "physique"
 """Work pool of prefect.yaml's deployments."""
@@ -79,19 +78,25 @@ def plan(host: str, ports: Ports, folder: Path, token: str) -> Plan:
     Raises:
         BadInput: the environment names a Prefect that does not answer.
     """
+    from tasks.engines import past_proxy
     from tasks.intake.quarantine import BadInput
     from tasks.source_kind import without_photos
     from tasks.stack.access import FILE, USER, lock
+    from tasks.stack.deployments import call
     from tasks.stack.running import MARK
 
-    locked = lock(host)
     shown = host if host not in ("0.0.0.0", "::") else os.uname().nodename
+    past_proxy(shown)
     prefect, mlflow, ray = given_prefect(), os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("RAY_ADDRESS")
+    locked = lock(host, prefect=not prefect, mlflow=not mlflow)
     parts: list[Part] = []
     pages, notes = {}, []
     if prefect:
-        if not alright(f"{prefect}/health"):
-            raise BadInput(f"PREFECT_API_URL: nothing answers at {prefect}; start it, or unset the variable")
+        if call(prefect, "POST", "/work_pools/filter", {}) is None:
+            raise BadInput(
+                f"PREFECT_API_URL: no Prefect answers us at {prefect}; start it, set the PREFECT_API_KEY or "
+                "PREFECT_API_AUTH_STRING that it wants, or unset the variable"
+            )
         notes.append(f"Prefect at {prefect} is used (PREFECT_API_URL)")
     else:
         prefect = f"http://{shown}:{ports.prefect_port}/api"
@@ -104,10 +109,11 @@ def plan(host: str, ports: Ports, folder: Path, token: str) -> Plan:
         parts.append(mlflow_server(host, shown, ports.mlflow_port, mlflow, folder, locked))
     pages["MLflow"] = mlflow
     if locked:
+        names = [part.name for part in parts]
+        page = f"; Prefect's page wants {USER}:PASSWORD" if PREFECT in names else ""
         notes.append(
-            f"other machines reach Prefect and MLflow, which ask who comes: user {USER}, password in {FILE} (from "
-            f"PHYSIQUE_PASSWORD, or made up); to Prefect it is {USER}:PASSWORD. Nothing is encrypted: where others listen, "
-            "put TLS before them"
+            f"other machines reach {' and '.join(names)} by a password only: user {USER}, password in {FILE} (from "
+            f"PHYSIQUE_PASSWORD, or made up){page}. Nothing is encrypted: where others listen, put TLS before it"
         )
     if ray:
         notes.append(f"Ray at {ray} is used (RAY_ADDRESS)")
@@ -140,8 +146,6 @@ def plan(host: str, ports: Ports, folder: Path, token: str) -> Plan:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PYTHONUNBUFFERED": "1",  # a log says what happened last
     }
-    for variable in ("NO_PROXY", "no_proxy"):
-        environment[variable] = ",".join(filter(None, [os.environ.get(variable), "127.0.0.1", "localhost"]))
     return Plan(parts, environment, prefect, mlflow, ray, pages, notes)
 
 
@@ -222,28 +226,20 @@ def review_page(host: str, shown: str, port: int) -> Part:
 
 def polled(api: str, worker: str) -> bool:
     """Whether Prefect has heard of a worker lately."""
-    found = _ask("POST", f"{api}/work_pools/{POOL}/workers/filter", json={})
+    from tasks.stack.deployments import call
+
+    found = call(api, "POST", f"/work_pools/{POOL}/workers/filter", {})
     return any(each["name"] == worker and each["status"] == "ONLINE" for each in found or [])
 
 
 def alright(url: str) -> bool:
-    """Whether an address answers with 200."""
-    return _ask("GET", url) is not None
-
-
-def _ask(method: str, url: str, **what: Any) -> Any:
+    """Whether an address of this machine answers with 200; for their health servers ask no password."""
     import httpx
 
-    user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
-    try:
-        # No proxy between this machine and itself.
-        with httpx.Client(trust_env=False, timeout=5, auth=(user, password) if user else None) as client:
-            answer = client.request(method, url, **what)
-        if answer.status_code != 200:
-            return None
-        return answer.json() if "json" in answer.headers.get("content-type", "") else answer.text
-    except (httpx.HTTPError, ValueError):
-        return None
+    try:  # no proxy between this machine and itself
+        return httpx.get(url, trust_env=False, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def _python(module: str) -> tuple[str, ...]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
 from tasks.intake.quarantine import BadInput
 from tasks.stack.access import FILE, PASSWORD, credentials, lock, of_mlflow, of_prefect
+from tasks.stack.parts import mlflow_server
 
 NAMES = ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", PASSWORD)
 
@@ -61,3 +64,30 @@ def test_what_a_server_of_yours_asks_for_stays():
     os.environ["PREFECT_API_AUTH_STRING"] = "team:their-own-password"
     lock("0.0.0.0")
     assert os.environ["PREFECT_API_AUTH_STRING"] == credentials()["PREFECT_API_AUTH_STRING"] == "team:their-own-password"
+
+
+def test_each_server_that_is_started_has_its_pair_and_the_password_is_kept_between_them():
+    assert lock("0.0.0.0", mlflow=False)
+    (pair,) = credentials().values()
+    del os.environ["PREFECT_API_AUTH_STRING"]
+    assert lock("0.0.0.0", prefect=False) and "PREFECT_API_AUTH_STRING" not in os.environ
+    assert credentials() == {"MLFLOW_TRACKING_USERNAME": "physique", "MLFLOW_TRACKING_PASSWORD": pair.partition(":")[2]}
+    assert credentials(mlflow=False) == {}
+    assert not lock("0.0.0.0", prefect=False, mlflow=False) and not FILE.exists()
+
+
+def test_mlflow_is_opened_by_name_and_by_every_address_that_it_allows_by_itself(folder):
+    import mlflow
+
+    path = Path(mlflow.__file__).parent / "server/security_utils.py"  # alone: its package loads a whole server
+    spec = importlib.util.spec_from_file_location("security_utils", path)
+    assert spec is not None and spec.loader is not None
+    theirs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(theirs)
+    command = mlflow_server("0.0.0.0", "box", 5000, "http://box:5000", folder, locked=False).command
+    allowed = command[command.index("--allowed-hosts") + 1].split(",")
+    assert set(theirs.get_private_ip_patterns()) <= set(allowed)
+    for host in ("box", "box:5000", "localhost:5000", "127.0.0.1:5000", "192.168.1.7:5000", "10.0.0.3:80", "172.31.9.9:1"):
+        assert theirs.is_allowed_host_header(allowed, host), host
+    for host in ("evil.example", "172.32.0.1:5000", "8.8.8.8"):
+        assert not theirs.is_allowed_host_header(allowed, host), host
