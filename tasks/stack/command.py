@@ -27,7 +27,8 @@ def up(host: str, ports: dict[str, int], say: Callable[[str], None]) -> None:
     """
     from tasks.engines import ray_environment
     from tasks.stack.parts import Ports, plan
-    from tasks.stack.watch import Stack, clean_up, enough_room, no_room
+    from tasks.stack.processes import clean_up
+    from tasks.stack.watch import Stack, enough_room, no_room
 
     if not Path("prefect.yaml").is_file() or not Path("dvc.yaml").is_file():
         raise BadInput(f"{Path.cwd()} is no checkout of this project: prefect.yaml is missing. Run `physique up` in one")
@@ -63,8 +64,7 @@ def down(say: Callable[[str], None]) -> None:
     Raises:
         RuntimeError: a process is there still; it is named.
     """
-    from tasks.stack.processes import started_by
-    from tasks.stack.watch import clean_up
+    from tasks.stack.processes import clean_up, started_by
 
     found = written()
     if found is None:

@@ -8,11 +8,14 @@ away while anybody is in it, so it cannot be somebody else's as long as its lead
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.stack.running import CLOCK_S, MARK, Begun
+from tasks.stack.parts import ray_folder
+from tasks.stack.running import CLOCK_S, LOGS, MARK, Begun, Running
 
 if TYPE_CHECKING:
     import psutil
@@ -68,6 +71,25 @@ def stop(processes: list[psutil.Process], patience: float) -> list[psutil.Proces
             process.kill()
     _, left = psutil.wait_procs(left, timeout=10)
     return [process for process in left if Begun(process.pid, process.create_time()).lives()] if left else []
+
+
+def clean_up(state: Running) -> int:
+    """Stop whatever is left of a stack, of this life or of one that was killed; how many processes that were."""
+    leaders = [begun for led in state.parts.values() for begun in led]
+    left = started_by(leaders, state.token)
+    stop(left, 5)
+    again = started_by(leaders, state.token)  # started in that moment
+    stop(again, 0)
+    folder = ray_folder(Path.cwd())
+    if folder.is_dir():
+        logs = folder / "session_latest/logs"
+        kept = LOGS / "ray"
+        shutil.rmtree(kept, ignore_errors=True)
+        if logs.is_dir():
+            with suppress(OSError):
+                shutil.copytree(logs, kept, ignore_dangling_symlinks=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    return len({process.pid for process in left + again})
 
 
 def listener(port: int) -> str:

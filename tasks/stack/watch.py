@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.stack import deployments, processes
-from tasks.stack.parts import MLFLOW, POOL, PREFECT, RAY, WORKER, Part, Plan, ray_folder
+from tasks.stack.parts import MLFLOW, POOL, PREFECT, RAY, WORKER, Part, Plan
 from tasks.stack.running import LOGS, STATE, Begun, Running
 
 TICK_S = 0.3
@@ -217,27 +217,8 @@ class Stack:
         deployments.cut_off(self.plan.prefect, None if PREFECT in self.led else runs)
         leaders = [each for each in serving if any(each.pid == begun.pid for begun in late)]
         processes.stop(leaders, 15.0 if patience else 0.0)
-        clean_up(self.state)
+        processes.clean_up(self.state)
         STATE.unlink(missing_ok=True)
-
-
-def clean_up(state: Running) -> int:
-    """Stop whatever is left of a stack, of this life or of one that was killed; how many processes that were."""
-    leaders = [begun for led in state.parts.values() for begun in led]
-    left = processes.started_by(leaders, state.token)
-    processes.stop(left, 5)
-    again = processes.started_by(leaders, state.token)  # started in that moment
-    processes.stop(again, 0)
-    folder = ray_folder(Path.cwd())
-    if folder.is_dir():
-        logs = folder / "session_latest/logs"
-        kept = LOGS / "ray"
-        shutil.rmtree(kept, ignore_errors=True)
-        if logs.is_dir():
-            with suppress(OSError):
-                shutil.copytree(logs, kept, ignore_dangling_symlinks=True)
-        shutil.rmtree(folder, ignore_errors=True)
-    return len({process.pid for process in left + again})
 
 
 def rotate(log: Path, most: int = LOG_BYTES, kept: int = LOGS_KEPT) -> None:
