@@ -100,7 +100,7 @@ class Checkout:
     def keep_engines(self) -> subprocess.Popen[bytes]:
         """Start one Prefect and one Ray for all that follows; kill the returned process when done."""
         state = self.folder / ".physique/engines-test.json"
-        words = [sys.executable, "-m", "tasks.engines", str(os.getpid()), str(state)]
+        words = [sys.executable, "-m", "tasks.keeper", str(os.getpid()), str(state)]
         keeper = subprocess.Popen(words, cwd=self.folder, env=self.environment, start_new_session=True)
         end = time.monotonic() + 120
         while not state.exists():

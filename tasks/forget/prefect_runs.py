@@ -12,8 +12,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from tasks.engines import STATE
 from tasks.forget.target import Target
+from tasks.keeper import STATE
 from tasks.stack.parts import PREFECT
 from tasks.tables import read_json
 

@@ -190,7 +190,8 @@ def mlflow_server(host: str, shown: str, port: int, address: str, folder: Path, 
 
 def ray_head(ports: Ports, folder: Path) -> Part:
     """A Ray of this machine's size with its dashboard."""
-    from tasks.engines import OBJECT_STORE_BYTES, free_port
+    from tasks.engines import free_port
+    from tasks.keeper import OBJECT_STORE_BYTES
 
     words = {
         "node-ip-address": "127.0.0.1",
