@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,8 +130,8 @@ class Checkout:
         assert not ok or done.returncode == 0, f"{words}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """Start a Python module in the checkout."""
+    def start(self, *words: str, **how: Any) -> subprocess.Popen[str]:
+        """Start a Python module in the checkout. how: of Popen."""
         return subprocess.Popen(
             [sys.executable, "-m", *words],
             cwd=self.folder,
@@ -138,6 +139,7 @@ class Checkout:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            **how,
         )
 
 

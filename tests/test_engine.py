@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -113,14 +115,19 @@ def test_what_a_worker_prints_is_in_the_log_of_its_run(checkout: Checkout):
 
 
 @pytest.mark.slow
-def test_a_pipeline_that_is_cancelled_ends_its_ray_work_and_goes_on_where_it_was(split: Checkout):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])  # Prefect's worker, when it is cancelled in the UI; Ctrl-C
+def test_a_pipeline_that_is_cancelled_ends_its_ray_work_and_goes_on_where_it_was(split: Checkout, how: signal.Signals):
     out, lock = split.folder / "data/mesh", split.folder / "dvc.lock"
     before, locked = rows(out), lock.read_bytes()
     shutil.rmtree(out)
-    process = split.start("flows.cli", "run", "--target", "mesh")
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background ignores Ctrl-C
+    process = split.start("flows.cli", "run", "--target", "mesh", start_new_session=True, preexec_fn=heard)
     wait_for(lambda: out.is_dir() and shard_paths(out))
     below = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()  # what Prefect's worker sends when a run is cancelled in the UI
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)  # all of the terminal's foreground
+    else:
+        process.terminate()
     output, _ = process.communicate(timeout=60)
     assert "was cancelled. What was finished is kept: run it again" in output and "Traceback" not in output, output[-3000:]
     assert not [each for each in below if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
