@@ -80,9 +80,10 @@ def register_bank(
     before: folders of the banks that this one was made from.
     A bank that is registered already, by a run that was killed later on, is not registered again.
     """
-    from model.bank_opened import content_hash
+    from model.bank_opened import content_hash, open_bank
     from model.predictor import write_bundle
     from tasks.ancestry import parents_of
+    from tasks.descriptions import describe
     from tasks.registry import HOLD, PERSONAL, photo_reader, promote, register, registered_with, stage_run
 
     facts, content = read_json(folder / summary), content_hash(folder / "bank")
@@ -107,6 +108,8 @@ def register_bank(
         # Entries passed the gate one by one, so the bank they are in serves from now on.
         about_bank = {"bank.stage": stage, CONTENT: content} | parents_of(pretrain, *before)
         version = register(PERSONAL, bundle, stage, metrics=metrics, about=about_bank, champion=True)
+        count = len(open_bank(folder / "bank"))
+        describe(version, "\n".join([f"Made by `{stage}`: personal models of {count:,} users.", "", *decisions(facts)]))
     write_json(facts | {"mlflow_run": run_id, "registered": version}, folder / summary)
     return facts | {"registered": version}
 
@@ -123,11 +126,16 @@ def bank_page(title: str, facts: dict[str, Any], users: Path) -> str:
     """A page for Prefect: what the gate decided, by reason, and the model that serves now."""
     version = facts["registered"]
     lines = [f"# {title}", "", f"Serving: `{version['name']}` version {version['version']}", ""]
-    lines += ["| dimension | decision | entries |", "|---|---|---:|"]
+    return "\n".join([*lines, *decisions(facts), "", f"{len(read_table(users)):,} entries in `{users}`"])
+
+
+def decisions(facts: dict[str, Any]) -> list[str]:
+    """What the gate decided, by dimension and reason, and what was set aside, as lines of Markdown."""
+    lines = ["| dimension | decision | entries |", "|---|---|---:|"]
     for dimension, reasons in facts.get("entries", {}).items():
         lines += [f"| {dimension} | {reason} | {count:,} |" for reason, count in reasons.items()]
     if facts.get("reason"):
         lines += ["", facts["reason"]]
     if facts.get("set_aside"):
         lines += ["", "Set aside: " + ", ".join(f"{why} ({n:,})" for why, n in facts["set_aside"].items())]
-    return "\n".join([*lines, "", f"{len(read_table(users)):,} entries in `{users}`"])
+    return lines

@@ -143,7 +143,8 @@ def frame_settings(model: Model, embeddings: Path) -> dict[str, Any]:
 def register_experts(out: Path, cohort: Path, body: Path, meshnet: Path, params: Params) -> str:
     """Register one model per expert, write out/pretrain.json with the versions; a page for Prefect."""
     from model.predictor import write_bundle
-    from tasks.registry import describe_version, expert_model, photo_reader, register, stage_run
+    from tasks.descriptions import describe_version
+    from tasks.registry import expert_model, photo_reader, register, stage_run
     from tasks.report.card import card, measured, pictures
 
     photos, truth = read_photos(out / "predictions.parquet"), read_table(cohort / "labels.parquet")

@@ -26,8 +26,6 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 HOLD, HELD = "PHYSIQUE_HOLD", "physique.held"
 """Environment variable: new versions do not serve until somebody has decided (tasks/approval.py). Tag of such versions."""
 EXPERIMENT = "physique"
-DESCRIPTION = 5000
-"""Characters that MLflow's store keeps of a description."""
 SERVED = Path(__file__).with_name("served.py")
 REQUIREMENTS = ["mlflow", "torch", "timm", "smplx", "safetensors", "numpy", "pandas", "pillow", "scipy",
                 "opencv-python-headless<5"]  # fmt: skip
@@ -141,6 +139,7 @@ def register(
     from mlflow.types.schema import Array, ColSpec, DataType, Schema
 
     from model.scores import DIMENSIONS
+    from tasks.descriptions import describe_model
     from tasks.provenance import tags
     from tasks.tables import read_json
 
@@ -173,6 +172,8 @@ def register(
         made = mlflow.register_model(info.model_uri, name, tags=tags(stage) | about | hold)
     client = MlflowClient()
     version = str(made.version)
+    if version == "1":
+        describe_model(name, length)
     client.set_registered_model_alias(name, CHALLENGER, version)
     if (champion and not hold) or CHAMPION not in client.get_registered_model(name).aliases:
         promote(name, version)
@@ -189,20 +190,6 @@ def registered_with(name: str, key: str, value: str) -> dict[str, Any] | None:
         return None
     version = str(max(int(each.version) for each in found))
     return {"name": name, "version": version, "uri": f"models:/{name}/{version}"}
-
-
-def describe_version(version: dict[str, Any], card: str, picture: bytes) -> None:
-    """Give a version of the current run its model card: as its description, and with a PNG among the run's artifacts."""
-    import mlflow
-    from mlflow import MlflowClient
-    from PIL import Image
-
-    folder = f"cards/{version['name']}"
-    mlflow.log_text(card, f"{folder}/card.md")
-    mlflow.log_image(Image.open(io.BytesIO(picture)), f"{folder}/card.png")
-    if len(card) > DESCRIPTION:
-        card = f"{card[: DESCRIPTION - 80]}…\n\nThe rest: {folder}/card.md of the run."
-    MlflowClient().update_model_version(version["name"], version["version"], description=card)
 
 
 def promote(name: str, version: str) -> None:

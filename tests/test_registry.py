@@ -25,7 +25,8 @@ names = {m.name: m.aliases for m in MlflowClient().search_registered_models()}
 version = MlflowClient().get_model_version_by_alias("physique-personal", "champion")
 print(json.dumps({"personal": model.predict(frame).to_dict("list"), "names": names, "tags": version.tags,
                   "expert": expert.predict(frame[["image"]][:1]).to_dict("list"),
-                  "example": model.predict(model.input_example).to_dict("list")}))
+                  "example": model.predict(model.input_example).to_dict("list"), "says": version.description,
+                  "about": MlflowClient().get_registered_model("physique-personal").description}))
 """
 
 
@@ -48,6 +49,8 @@ def test_loading_by_alias_in_a_fresh_process(checkout: Checkout):
     assert set(said["names"]) == {"physique-personal", *(f"physique-expert-expert-{i:02d}" for i in range(1, 4))}
     assert all("champion" in aliases for aliases in said["names"].values())
     assert said["tags"]["git.commit"]
+    assert said["says"].startswith("Made by `continual`: personal models of 40 users.") and "| dimension |" in said["says"]
+    assert "as a user would say" in said["about"] and "models:/physique-personal@champion" in said["about"]
     assert any(tag.startswith("dvc.") for tag in said["tags"])
     assert said["tags"]["prefect.id"]
 
