@@ -40,6 +40,7 @@ def elsewhere(folder: Path, built: Path) -> Iterator[tuple[Scene, Servers]]:
             "PHYSIQUE_STORAGE": store.bucket("trainings"),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url("prefect", "asyncpg"),
             "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes that nobody asks for anything
         }
         words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         words += ["--backend-store-uri", f"sqlite:///{logs}/mlflow.db", "--default-artifact-root", store.bucket("models")]
@@ -125,7 +126,7 @@ def node(scene: Scene, servers: Servers) -> Row:
     def works_there(_: Scene) -> bool:
         for each in lost.children(recursive=True):
             with suppress(psutil.Error):  # it has just ended
-                if " ".join(each.cmdline()).startswith(("ray::MeshActor.compute", "ray::DecodeActor.compute")):
+                if " ".join(each.cmdline()).startswith(("ray::MeshActor", "ray::DecodeActor")):
                     return True
         return False
 
