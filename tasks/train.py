@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 MAX_FAILURES = 3
+IDLE = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+"""Helpers of Ray Train with an actor per job, three seconds of a core each: one deals out Ray Datasets, of which there are
+none; one frees what a dead controller has reserved, which the end of the stage's process does."""
 STORAGE = "PHYSIQUE_STORAGE"
 """Environment variable: where checkpoints of running trainings go."""
 
@@ -105,10 +108,16 @@ def fit(
 
     from tasks.engines import connect
 
+    class Trainer(TorchTrainer):
+        """Without the helpers that a job of ours has no use for; where Ray names them otherwise one day, with them."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            return [each for each in super()._create_default_callbacks() if type(each).__name__ not in IDLE]
+
     connect()
     place, system, path = storage()
     run = run_name(name, config)
-    trainer = TorchTrainer(
+    trainer = Trainer(
         loop,
         train_loop_config=config,
         scaling_config=ScalingConfig(

@@ -114,6 +114,25 @@ def test_what_a_worker_prints_is_in_the_log_of_its_run(checkout: Checkout):
     assert [line for line in log if re.fullmatch(r"speak \(pid \d+\): a word from a worker", line)], log
 
 
+TRAINS = """
+from tasks.engines import engines
+from tasks.train import fit
+
+def titles(config):
+    import psutil, ray.train
+    seen = {" ".join(each.info["cmdline"] or []).split(".")[0] for each in psutil.process_iter(["cmdline"])}
+    ray.train.report({title: 1 for title in seen if title.startswith("ray::")})
+
+with engines():
+    print(sorted(fit(titles, {}, name="titles", workers=1, cpus_per_worker=0.5)))
+"""
+
+
+def test_a_training_starts_no_actors_that_have_nothing_to_do(checkout: Checkout):
+    said = checkout.run(TRAINS, how="-c").stdout.splitlines()[-1]
+    assert "ray::TrainController" in said and "DatasetManager" not in said and "PlacementGroupCleaner" not in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])  # Prefect's worker, when it is cancelled in the UI; Ctrl-C
 def test_a_pipeline_that_is_cancelled_ends_its_ray_work_and_goes_on_where_it_was(split: Checkout, how: signal.Signals):
