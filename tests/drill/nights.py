@@ -164,9 +164,9 @@ def _stage(scene: Scene, run: str) -> str:
     """The stage that a night is at."""
     asked = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}}
     inner = [each["id"] for each in call(scene.api, "POST", "/flow_runs/filter", asked) or []]
-    wanted = {"task_runs": {"state": {"type": {"any_": ["RUNNING"]}}}, "flow_runs": {"id": {"any_": [run, *inner]}}}
-    found = call(scene.api, "POST", "/task_runs/filter", wanted) or []
-    return found[0]["name"] if found else "its start" if not inner else "between stages"
+    wanted = {"task_runs": {"state": {"type": {"any_": ["RUNNING"]}}}, "flow_runs": {"id": {"any_": inner}}}
+    found = (call(scene.api, "POST", "/task_runs/filter", wanted) or []) if inner else []
+    return found[0]["name"] if found else "between stages" if inner else "its start"
 
 
 def _same(scene: Scene) -> list[str]:

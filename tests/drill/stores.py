@@ -102,7 +102,8 @@ def push(scene: Scene, servers: Servers) -> Row:
     time.sleep(REFUSED_S)
     store.accept()
     code = first.wait(400)
-    saw = [(scene.folder / "push.out").read_text().strip().splitlines()[-1]]
+    said = (scene.folder / "push.out").read_text().strip().splitlines()
+    saw = [line for line in said if line.startswith("ERROR")] or said[-1:]
     lost = []
     if code:
         again = scene.up.python("-m", "dvc", "push")

@@ -85,7 +85,7 @@ def table(rows: dict[str, Row]) -> str:
     lines = ["| fault | while | lost | works again | what was under way | needs |", "|---|---|---|---:|---|---|"]
     for row in rows.values():
         lost = "; ".join(row.lost) if row.lost else f"nothing ({row.counted})"
-        again = f"{row.seconds:.0f} s ({row.job}: {row.usual:.0f} s)"
+        again = f"{row.seconds:.0f} s ({row.job}{f': {row.usual:.0f} s' if row.usual else ''})"
         lines.append("| " + " | ".join((row.fault, row.while_, lost, again, row.became, row.needs)) + " |")
     days = sorted({row.at for row in rows.values()})
     loads = [row.load for row in rows.values()]
@@ -99,6 +99,7 @@ def table(rows: dict[str, Row]) -> str:
 def seen(rows: dict[str, Row]) -> str:
     """What the operator was shown, word for word."""
     parts = ["## What the operator sees\n"]
-    for row in rows.values():
+    for row in (row for row in rows.values() if row.saw):
         parts.append(f"**{row.fault}**\n\n```\n" + "\n".join(row.saw) + "\n```\n")
-    return "\n".join(parts)
+    quiet = [row.fault for row in rows.values() if not row.saw]
+    return "\n".join([*parts, *([f"Nothing was to be seen where {', and where '.join(quiet)}."] if quiet else [])])
