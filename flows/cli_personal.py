@@ -25,4 +25,5 @@ def rollback(
             raise BadInput("rollback: name a USER, or --to VERSION for everybody")
         with in_turn("rollback"):
             made = rollback_user(user) if user is not None else rollback_to(str(to))
-    typer.echo(f"serving: {made['name']} version {made['version']}")
+    what = f"{user}: the entry before their last promotion" if user is not None else "all entries as they were"
+    typer.echo(f"{what}; serving: {made['name']} version {made['version']}")

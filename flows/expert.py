@@ -17,7 +17,7 @@ from tasks.stage import publish
 def expert(expert: str, serve: Literal["if better", "always", "never"] = "if better") -> str:
     """Train one expert's model from their labels as they are now, and compare it with the one that serves.
 
-    It is registered as a new version of `physique-expert-<id>`. The bank of personal models goes on building on the models
+    It is registered as a new version of `physique-expert-ID`. The bank of personal models goes on building on the models
     of the last pipeline run.
 
     Args:

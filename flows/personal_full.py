@@ -47,7 +47,7 @@ def user(user: str) -> str:
     """Train a whole network for one user, from the model of their expert on, and register it as their own.
 
     It is compared with the expert's on photos that the user rated and no training has seen. What the bank serves does not
-    change: the model is `physique-personal-full-<user>`.
+    change: the model is `physique-personal-full-USER`.
 
     Args:
         user: Their rater_id, as in raters.csv or the review page.

@@ -24,7 +24,7 @@ def promote(version: int, model: str = PERSONAL) -> str:
 
     Args:
         version: Its number in the registry.
-        model: physique-personal, or physique-expert-<id>, as MLflow's Models page shows it.
+        model: physique-personal, or physique-expert-ID, as MLflow's Models page shows it.
     """
     with in_turn("promotion") if model == PERSONAL else nullcontext():  # from whose bank a night goes on
         before, after = let_serve(model, str(version))

@@ -40,6 +40,8 @@ def describe_model(name: str, length: int | None) -> None:
     who = "`user_id` (who is unknown gets the prior, and `known_user` says so) and " if name == PERSONAL else ""
     lines = [f"{', '.join(DIMENSIONS).capitalize()}, 0 to 10, as {'a user' if who else 'one rater'} would say.", ""]
     lines += [f"Asked with {who}{item}; serves as `models:/{name}@champion`:", ""]
-    lines += ["```", f'mlflow.pyfunc.load_model("models:/{name}@champion").predict(frame)']
-    lines += [f"mlflow models serve -m models:/{name}@champion --env-manager local", "```"]
+    asked = {"user_id": ["ID"]} if who else {}
+    asked |= {"image": ["PHOTO.jpg"]} if length is None else {"vector": ["…"]}
+    lines += ["```", f"frame = pandas.DataFrame({asked})"]
+    lines += [f'mlflow.pyfunc.load_model("models:/{name}@champion").predict(frame)', "```", "As a server: docs/serving.md."]
     MlflowClient().update_registered_model(name, "\n".join(lines))

@@ -40,7 +40,7 @@ def stages(target: str | None = None) -> list[str]:
 
 
 def needed_by(stage: str, folder: Path) -> list[str]:
-    """Stages of the checkout in `folder` whose outputs `stage` may look at: all but what comes after it."""
+    """Stages of the checkout in `folder` whose outputs `stage` may look at: all but itself and what comes after it."""
     import networkx
     from dvc.repo import Repo
 
@@ -48,7 +48,7 @@ def needed_by(stage: str, folder: Path) -> list[str]:
         graph = repo.index.graph
         (own,) = [node for node in graph if getattr(node, "name", None) == stage]
         after = networkx.ancestors(graph, own)  # edges lead from a stage to what it depends on
-        return sorted(node.name for node in graph if getattr(node, "name", None) and node not in after)
+        return sorted(node.name for node in graph if getattr(node, "name", None) and node not in {own, *after})
 
 
 def changes(stage: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -50,11 +51,14 @@ def prefect_run() -> dict[str, str]:
     from prefect.context import FlowRunContext
     from prefect.settings import PREFECT_UI_URL
 
+    from tasks.stack.running import running
+
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return {}
     run = context.flow_run
-    page = f"{PREFECT_UI_URL.value()}/runs/flow-run/{run.id}" if PREFECT_UI_URL.value() else ""
+    lasts = bool(os.environ.get("PREFECT_API_URL")) or running() is not None  # else the server ends with its `dvc repro`
+    page = f"{PREFECT_UI_URL.value()}/runs/flow-run/{run.id}" if lasts and PREFECT_UI_URL.value() else ""
     return {"id": str(run.id), "name": run.name, "url": page}
 
 

@@ -95,7 +95,9 @@ def checked_out(version: Version, folder: Path, say: Say) -> list[str]:
         if done.returncode == 0:
             break
     else:
-        last = next((line for line in done.stdout.splitlines() if line.startswith("ERROR")), "no reason given")
+        lines = done.stdout.splitlines()
+        begins = next((place for place, line in enumerate(lines) if line.startswith("ERROR")), len(lines))
+        last = " ".join(lines[begins : begins + 2]) or "no reason given"  # the second one names what is missing
         raise LookupError(
             f"reproduce: data of {version.name} version {version.version} is neither in DVC's cache nor in its remote "
             f"({last}); what was forgotten or collected cannot be built again"

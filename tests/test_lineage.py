@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from tests.conftest import Checkout
+from tasks.graph import needed_by
+from tests.conftest import ROOT, Checkout
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -32,6 +33,11 @@ def test_everything_leads_to_everything_it_was_made_from(checkout: Checkout):
     assert expert["what"] == "expert" and expert["chains"][0][0]["name"] == "physique-expert-expert-01"
     assert photo["what"] == "photo" and len(photo["entry"]["extractor"]) == 1 and len(photo["chains"]) == 4
     assert prefect["what"] == "Prefect run" and prefect["chains"] == bank["chains"]
+
+
+def test_a_stage_is_built_again_without_what_it_makes_itself_which_its_kept_lock_cannot_know():
+    needed = needed_by("continual", ROOT)
+    assert {"finetune", "nights", "pretrain"} < set(needed) and not {"continual", "evaluate"} & set(needed)
 
 
 @pytest.mark.slow

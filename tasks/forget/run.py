@@ -188,7 +188,7 @@ def _notes(target: Target, done: Done) -> list[str]:
     unnamed = "may keep a database of its own, which was not searched: it is not named (docs/forget.md)"
     notes += [f"{each} {unnamed}" for each in done.unsearched]
     what = {
-        "user": "the prior over users is estimated anew, and everybody's entry with it",
+        "user": "all that reads ratings runs again: experts' models, the prior over users, everybody's entry",
         "expert": "every expert's model, the prior and all entries are made anew without them",
         "photo": "all models are trained anew without its labels",
     }[target.kind]

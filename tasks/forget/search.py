@@ -1,14 +1,15 @@
 """The search behind the proof: whether a file holds somebody, whatever file it is; it knows nothing of who wrote it.
 
 A file is looked at as bytes, and decoded where its bytes would not show what is in it: Parquet cell by cell, SQLite row by
-row, what is packed (gzip, Zip and npz, zstandard) unpacked, text in UTF-16. Rows of tables and entries of banks are removed
-without it (`tasks.forget.scrub`), so what that overlooks is found.
+row, what is packed (gzip, Zip and npz, zstandard, base64) unpacked, text in UTF-16. Rows of tables and entries of banks are
+removed without it (`tasks.forget.scrub`), so what that overlooks is found.
 
     uv run pytest tests/tasks/test_forget_scrub.py
 """
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
@@ -27,6 +28,8 @@ from tasks.forget.target import Target
 
 DEEPEST = 4
 """Files packed in files."""
+_PICKLED = b"gA"
+"""How a pickle in base64 begins, as Prefect keeps what ended a run; it is looked into, not loaded."""
 _SQLITE, _PARQUET, _GZIP, _ZIP, _ZSTD = b"SQLite format 3\0", b"PAR1", b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd"
 
 
@@ -87,11 +90,13 @@ def _unpacked(data: Any, head: bytes) -> Iterator[tuple[str, bytes]]:
             yield "", gzip.decompress(bytes(data))
         elif head.startswith(_ZSTD):
             yield "", pa.input_stream(pa.py_buffer(bytes(data)), compression="zstd").read()
+        elif head.startswith(_PICKLED):
+            yield "", base64.b64decode(bytes(data))
         elif head.startswith(_ZIP):
             with zipfile.ZipFile(io.BytesIO(bytes(data))) as packed:
                 for name in packed.namelist():
                     yield name, packed.read(name)
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError):
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError):
         return  # cut short or encrypted: its bytes were looked at
 
 

@@ -209,8 +209,7 @@ EMPTY = {
 
 NEXT = {
     "uv run physique predict PHOTO --overlay OUT.png": "score a photo of your own",
-    "uv run mlflow ui": "the registry: expert models, the personal bank, aliases and lineage",
-    "uv run prefect server start": "flows, runs, shard reports and schedules",
+    "uv run physique up": "forms and runs (Prefect), models and their versions (MLflow), Ray, the review page",
     "uv run dvc plots show": "these plots; dvc metrics diff and dvc plots diff compare two runs",
     "uv run dvc exp run -S finetune.iterations=50": "rebuild exactly what a parameter changes",
 }

@@ -100,7 +100,7 @@ def welcome(state: Running, seconds: float) -> list[str]:
         f"all up after {seconds:.0f} s",
         *addresses(state),
         f"Click first: {page} → Run → Quick run. It builds all models; its Artifacts say what came of it.",
-        "Stop with Ctrl-C, or with `physique down` from elsewhere.",
+        "Stop with Ctrl-C, or with `uv run physique down` from elsewhere.",
     ]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
+import pickle
 import sqlite3
 import zipfile
 from pathlib import Path
@@ -98,6 +100,7 @@ def test_what_is_packed_is_opened_and_what_is_written_otherwise_is_read(tmp_path
     zoe = Target("user", "Zoë")
     hidden = {
         "a.gz": gzip.compress(b"of anna here"),
+        "result": base64.encodebytes(pickle.dumps(ValueError("user 'anna' is not in the bank"))),
         "b.json": json.dumps({"who": "anna"}).encode(),
         "d.txt": "rated by anna".encode("utf-16"),
         "e.zst": pa.compress(b"anna", "zstd", asbytes=True),

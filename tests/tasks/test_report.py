@@ -276,8 +276,7 @@ def test_terminal_summary(width):
         "simulated",
         "0.661",
         "+0.027 ± 0.013",
-        "mlflow ui",
-        "prefect server",
+        "physique up",
         "physique predict",
         "dvc plots",
     ):
