@@ -107,6 +107,6 @@ def reports_since(began: float, besides: str = "pipeline") -> list[tuple[str, st
     if not base:
         return []
     with get_client(sync_client=True) as client:
-        found = client.request("POST", "/artifacts/latest/filter", json={"sort": "CREATED_DESC", "limit": 100}).json()
-    fresh = [each for each in reversed(found) if each.get("key") and datetime.fromisoformat(each["created"]) >= then]
+        found = client.request("POST", "/artifacts/latest/filter", json={"sort": "UPDATED_DESC", "limit": 100}).json()
+    fresh = [each for each in reversed(found) if each.get("key") and datetime.fromisoformat(each["updated"]) >= then]
     return [(each["key"], f"{base}/artifacts/key/{each['key']}") for each in fresh if each["key"] != besides]
