@@ -12,7 +12,7 @@ from prefect.states import Completed, State
 
 from tasks.approval import decide, held
 from tasks.graph import Stage, changes, reproduce, stages
-from tasks.once import WAIT_S, alone
+from tasks.once import in_turn
 from tasks.pipeline_page import Ran, pipeline_page, reports_since
 from tasks.stage import publish, say
 
@@ -45,9 +45,7 @@ def pipeline(stage: Stage = "all", force: bool = False, approve: bool = False) -
     done: list[Ran] = []
     names = stages(None if stage == "all" else stage)
     began = time.time()
-    with alone("pipeline", wait=WAIT_S) as other, held(approve):
-        if other:
-            raise TimeoutError(f"{other}; nothing was done. Cancel that one, or run this again when it is over")
+    with in_turn("pipeline"), held(approve):
         try:
             for name in names:
                 started = time.monotonic()

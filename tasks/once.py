@@ -57,14 +57,14 @@ def alone(name: str, wait: float = 0.0, what: str = "") -> Iterator[str]:
 
 @contextmanager
 def in_turn(what: str) -> Iterator[None]:
-    """Hold the pipeline's lock, after whoever holds it: a pipeline would go on from what it read before `what`.
+    """Hold the pipeline's lock, after whoever holds it, for a pipeline or for what changes the bank that it goes on from.
 
     Raises:
         TimeoutError: that took more than `WAIT_S`.
     """
     with alone("pipeline", wait=WAIT_S, what=what) as other:
         if other:
-            raise TimeoutError(f"{other}; nothing was done. Run this again when it is over")
+            raise TimeoutError(f"{other}; nothing was done. Cancel that one, or run this again when it is over")
         yield
 
 

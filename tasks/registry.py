@@ -68,11 +68,10 @@ def use_tracking() -> None:
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    if not os.environ.get("MLFLOW_TRACKING_URI") and (given := given_mlflow()):
-        mlflow.set_tracking_uri(given)
-    elif not os.environ.get("MLFLOW_TRACKING_URI"):
-        mlflow.set_tracking_uri("sqlite:///mlflow.db")
-        if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        given = given_mlflow()
+        mlflow.set_tracking_uri(given or "sqlite:///mlflow.db")
+        if not given and mlflow.get_experiment_by_name(EXPERIMENT) is None:
             mlflow.create_experiment(EXPERIMENT, artifact_location=Path("mlartifacts").resolve().as_uri())
     mlflow.set_experiment(EXPERIMENT)
 

@@ -149,7 +149,11 @@ def scrub_lines(path: Path, target: Target) -> int:
     lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(keepends=True)
     kept = [line for line in lines if not target.names_it(line)]
     if len(kept) < len(lines):
-        path.write_bytes("".join(kept).encode("utf-8", "surrogateescape"))  # in place: whoever writes it goes on in it
+        data = "".join(kept).encode("utf-8", "surrogateescape")
+        if path.suffix == ".log":  # in place: whoever is writing it goes on in it
+            path.write_bytes(data)
+        else:  # whole or not at all
+            write_bytes(data, path)
     return len(lines) - len(kept)
 
 

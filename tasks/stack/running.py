@@ -84,8 +84,10 @@ def written(path: Path = STATE) -> Running | None:
 
 def given_mlflow() -> str:
     """The MLflow server that `physique up` here uses and has not started; '' where there is none."""
+    from tasks.stack.parts import MLFLOW
+
     up = running()
-    return up.mlflow if up is not None and up.mlflow and "MLflow" not in up.parts else ""
+    return up.mlflow if up is not None and MLFLOW not in up.parts else ""
 
 
 def running(path: Path = STATE) -> Running | None:
